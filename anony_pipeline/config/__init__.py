@@ -1,0 +1,1 @@
+"""One YAML file, or layers of them, checked once into one frozen object."""

@@ -1,0 +1,335 @@
+"""The configuration: every key, its unit, its range and what more of it costs.
+
+The defaults are the demo's: a few minutes on two CPU cores, without a download. The keys of the original plan keep their names.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[int, Field(gt=0)]
+Count = Annotated[int, Field(ge=0)]
+Weight = Annotated[float, Field(ge=0)]
+KindName = Literal["face", "license_plate"]
+
+
+class Section(BaseModel):
+    """A part of the configuration: frozen, and strict about names."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class Paths(Section):
+    """Where things lie: local paths or fsspec URLs. In a file, a relative path counts from that file."""
+
+    outputs: str = Field(
+        "outputs/demo", description="metrics.csv, checkpoints, scorecard and report of this configuration"
+    )
+    unified: str = Field(
+        "data/unified", description="unified_train.json and unified_val.json; used as they are if already there"
+    )
+    targets: str = Field("data/targets", description="pseudo-targets; private")
+    cache: str = Field("data/cache", description="what can be computed again; private")
+    private: str = Field(
+        "outputs/demo/private", description="everything else that holds original pixels (val_samples ...); mode 0700"
+    )
+    weights: str = Field("data/weights", description="downloaded or copied model weights")
+    retention_days: Annotated[float, Field(gt=0)] = Field(
+        30, description="after so many days `anony purge` removes private artifacts"
+    )
+
+
+class Source(Section):
+    """One data set in a known layout."""
+
+    name: str = Field(description="the images' `source` in the unified file")
+    layout: Literal["widerface", "pp4av"] = Field(description="how images and annotations are laid out on disk")
+    root: str = Field(description="the data set's folder")
+    exhaustive: tuple[KindName, ...] = Field(
+        description="kinds of which every instance is labelled; of the others, unlabelled ones never count as negatives"
+    )
+    sequences: bool = Field(False, description="frames of videos: split in contiguous blocks instead of by name")
+    box_format: Literal["xywh", "xyxy"] = Field(
+        "xywh", description="pp4av: how rows give boxes; files that look like the other are refused"
+    )
+    plate_styles: dict[str, str | None] = Field(
+        default_factory=dict, description="group -> plate style; groups left out are null"
+    )
+    ground_truth: str | None = Field(
+        None, description="sidecar with identities, serials and quads, of procedural data only"
+    )
+    download: str | None = Field(
+        None, description="URL or path of a zip or tar archive that is extracted to `root` if `root` is not there"
+    )
+    sha256: str | None = Field(None, description="the archive's sha256; required with `download` from a URL")
+
+
+class Streetscape(Section):
+    """The procedural data set, written to the sources' folders if they are not there yet."""
+
+    seed: int = Field(0, description="same seed, same bytes")
+    people: Positive = Field(60, description="distinct people; each is seen several times")
+    scenes: Positive = Field(140, description="images in all, over both layouts and both splits")
+    family: Literal["base", "demo"] = Field(
+        "demo", description="cameras, light and plate styles: what base models saw, or another"
+    )
+
+
+class Splits(Section):
+    """How images go to train and val where the data set itself doesn't say."""
+
+    block_frames: Positive = Field(50, description="frames of a sequence that stay together")
+    val_every: Annotated[int, Field(ge=2)] = Field(5, description="every so many blocks (or hashed stills) are val")
+    border_frames: Count = Field(5, description="frames left out on each side of a border between train and val")
+
+
+class Data(Section):
+    """What is trained and judged on."""
+
+    sources: tuple[Source, ...] = Field(description="merged in this order")
+    streetscape: Streetscape | None = Field(None, description="make the sources' folders procedurally")
+    splits: Splits = Splits()
+    max_bad_share: Share = Field(0.01, description="above this share of bad images or rows the data set is refused")
+    min_region_px: Positive = Field(
+        8, description="smaller regions are not trained on; they are anonymized and judged all the same"
+    )
+
+    @model_validator(mode="after")
+    def _names_are_unique(self) -> "Data":
+        names = [source.name for source in self.sources]
+        if not names or len(set(names)) < len(names):
+            raise ValueError(f"sources need distinct names, and at least one source: got {names}")
+        return self
+
+
+class Diffusers(Section):
+    """The inpainting model, as diffusers loads it."""
+
+    model_id: str = Field(
+        "shipped",
+        description="`shipped` (the demo's base), a name of the registry, a hub id or a local diffusers folder",
+    )
+    revision: str | None = Field(None, description="pins a hub id to one commit")
+    enable_xformers: bool = Field(False, description="xFormers attention; refused with the reason where it can't run")
+    tiny_vae: str | None = Field(None, description="an AutoencoderTiny (TAESD) for the loss path: a folder or hub id")
+    gradient_checkpointing: bool = Field(False, description="less memory for about a third more time")
+
+
+class Generator(Section):
+    """What is inpainted, and at which size."""
+
+    diffusers: Diffusers = Diffusers()
+    face_size: Positive = Field(128, description="edge of a face crop in px; SD wants 256 or 512")
+    plate_height: Positive = Field(64, description="height of a plate crop in px; its width is three times that")
+    context: Annotated[float, Field(gt=1)] = Field(
+        2.0, description="a crop's edge over its region's: more shows more surroundings"
+    )
+    face_prompt: str = Field("a face", description="constant text for faces; encoded once")
+    plate_prompt: str = Field("a licence plate", description="constant text for plates; encoded once")
+
+
+class Finetune(Section):
+    """Which weights of the generator learn."""
+
+    use_lora: bool = Field(True, description="low-rank adapters; false trains all weights of the named layers")
+    learnable_layers: tuple[str, ...] = Field(
+        ("unet.mid_block", "unet.up_blocks[-1]"),
+        description="`unet.mid_block`, `unet.up_blocks[-1]`, `unet.down_blocks[0].attentions[0]`; resolved against the loaded UNet",
+    )
+    lora_rank: Positive = Field(8, description="more learns more, costs memory and overfits sooner")
+    lora_alpha: Annotated[float, Field(gt=0)] = Field(8.0, description="the adapter's scale is lora_alpha / lora_rank")
+
+
+class Discriminator(Section):
+    """The adversary of the generator: spectrally normalized patches at two scales."""
+
+    enabled: bool = Field(True, description="false trains without an adversary, whatever adv_weight says")
+    channels: Positive = Field(32, description="capacity: more is sharper, then unstable")
+
+
+class Models(Section):
+    """All models."""
+
+    weights: Literal["shipped", "pretrained"] = Field(
+        "shipped", description="judges and detector: the demo's, or the libraries' own"
+    )
+    generator: Generator = Generator()
+    finetune: Finetune = Finetune()
+    discriminator: Discriminator = Discriminator()
+    offline: bool = Field(True, description="never ask a network for weights")
+
+
+class Judges(Section):
+    """Models that measure. The first of each kind may serve in a loss; the held-out ones never do."""
+
+    recognizer: str = Field("shipped", description="`shipped`, an InsightFace pack (`buffalo_l`) or an ONNX file")
+    held_out_recognizer: str | None = Field(
+        "shipped", description="another architecture, in no loss; null: figures say so"
+    )
+    reader: str = Field("shipped", description="`shipped`, or `easyocr` for EasyOCR's own English model")
+    held_out_reader: str | None = Field("shipped", description="another reader, in no loss")
+    held_out_detector: str | None = Field(
+        "shipped", description="another detector, in no loss; or an ONNX file for cv2.FaceDetectorYN"
+    )
+    features: str = Field(
+        "shipped", description="`shipped` attribute network, or `inception` with its weights under paths.weights"
+    )
+
+
+class Targets(Section):
+    """Pseudo-targets: what the generator learns from."""
+
+    face_method: Literal["donor_blend", "k_same", "self"] = Field(
+        "donor_blend", description="how a face's target is made"
+    )
+    k: Annotated[int, Field(ge=2)] = Field(5, description="faces averaged by k_same")
+    min_donor_distance: Annotated[float, Field(ge=0, le=2)] = Field(
+        0.6, description="1 - cosine that a donor must keep from the original"
+    )
+
+
+class LossWeights(Section):
+    """Weights of the generator's losses; 0 switches a loss off, and then it costs nothing."""
+
+    l1_weight: Weight = Field(1.0, description="to the pseudo-target, inside the mask; times face_l1_scale on faces")
+    face_l1_scale: Weight = Field(0.2, description="low: the mean of random donors is a blur")
+    perceptual_weight: Weight = Field(0.3, description="feature distance on a frozen network")
+    id_suppress_weight: Weight = Field(
+        0.1, description="0.1 to 0.25; hinge on the cosine to the original; too much distorts faces"
+    )
+    adv_weight: Weight = Field(0.05, description="realism; too much collapses modes")
+    detection_weight: Weight = Field(0.1, description="regions stay findable for the frozen detector")
+    reading_weight: Weight = Field(0.1, description="CTC of the intended serial")
+    read_suppress_weight: Weight = Field(0.0, description="pushes the reading away from the original serial, bounded")
+    r1_weight: Weight = Field(1.0, description="gradient penalty of the discriminator on real crops")
+
+
+class LearningRates(Section):
+    """Adam's learning rates."""
+
+    generator: Annotated[float, Field(gt=0)] = 2e-4
+    discriminator: Annotated[float, Field(gt=0)] = 2e-4
+    detector: Annotated[float, Field(gt=0)] = 1e-4
+
+
+class Alternating(Section):
+    """Steps of each network in one cycle of joint training; 0 leaves a network as it is."""
+
+    detector: Count = 1
+    generator: Count = 2
+    discriminator: Count = 1
+
+    @model_validator(mode="after")
+    def _somebody_learns(self) -> "Alternating":
+        if self.detector + self.generator + self.discriminator == 0:
+            raise ValueError("at least one network needs a step in a cycle: got 0, 0 and 0")
+        return self
+
+
+class Training(Section):
+    """Lengths, sizes and intervals."""
+
+    max_steps: Positive = Field(40, description="generator steps of joint training")
+    pretrain_steps: Count = Field(20, description="generator steps on pseudo-targets alone before")
+    batch_size: Positive = Field(4, description="crops a step; the first thing to lower when memory runs out")
+    accumulation: Positive = Field(1, description="micro-batches a step: same result for less memory and more time")
+    detector_batch_size: Positive = Field(2, description="whole images a detector step")
+    detector_image_px: Positive = Field(320, description="longer edge of the detector's images")
+    max_gradient_norm: Annotated[float, Field(gt=0)] = Field(
+        1.0, description="gradients are clipped to this norm, a network"
+    )
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.99, description="moving average of the generator; 0.999 on long runs"
+    )
+    validate_every_steps: Positive = Field(20, description="how often validation figures and val_samples are made")
+    validation_regions: Positive = Field(48, description="regions of a validation in training; the scorecard uses all")
+    max_bad_steps: Count = Field(
+        10, description="steps with a non-finite loss are skipped and counted; one more stops the run"
+    )
+    workers: Count = Field(0, description="processes that load data; 0 loads in the training process")
+
+
+class Checkpoint(Section):
+    """What is kept."""
+
+    save_every_steps: Positive = Field(20, description="generator steps between checkpoints")
+    keep_last: Positive = Field(2, description="older ones are removed; the best is kept")
+
+
+class Gates(Section):
+    """What a checkpoint must reach to be released. A figure that is null fails its gate."""
+
+    max_reid_excess: Share = Field(0.03, description="upper bound of rank-1 minus `other_face`")
+    max_plate_leak_rate: Share = Field(0.01, description="upper bound")
+    min_map_retention: Share = Field(0.95, description="held-out detector")
+    min_coverage: Share = Field(0.95, description="share of regions covered by half or more, on detected boxes")
+    max_kid_of_inpaint: Annotated[float, Field(gt=0)] = Field(0.25, description="KID over that of OpenCV's inpainting")
+
+
+class Floors(Section):
+    """What a judge must reach on the originals before its figures count: a blind judge finds everything private."""
+
+    reid_rank1: Share = 0.5
+    plate_exact: Share = 0.5
+    detector_map50: Share = 0.3
+
+
+class Evaluation(Section):
+    """How checkpoints are judged."""
+
+    baselines: tuple[Literal["none", "blur", "pixelate", "solid", "inpaint", "other_face", "base", "fit"], ...] = Field(
+        ("none", "blur", "pixelate", "solid", "inpaint", "other_face", "base", "fit"),
+        description="judged in the same run as the checkpoint",
+    )
+    bootstrap: Positive = Field(200, description="resamples for intervals")
+    min_samples: Positive = Field(10, description="a slice with fewer says so instead of giving a figure")
+    max_images: Count = Field(0, description="val images judged; 0 is all")
+    detection_threshold: Share = Field(0.3, description="score above which a detected region is anonymized")
+    gallery_pictures: Positive = Field(8, description="procedural before/after pictures in the report")
+    floors: Floors = Floors()
+    gates: Gates = Gates()
+
+
+class Config(Section):
+    """The whole configuration."""
+
+    name: str = Field("demo", description="in titles and run names")
+    seed: int = Field(0, description="all randomness is a function of seed, stream and step")
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1")
+    precision: Literal["fp32", "fp16", "bf16"] = Field(
+        "fp32", description="fp16 needs a GPU; trained weights stay fp32"
+    )
+    face_steps: Annotated[int, Field(ge=1, le=4)] = Field(1, description="sampling steps for faces, from pure noise")
+    plate_steps: Annotated[int, Field(ge=1, le=4)] = Field(
+        1, description="sampling steps for plates, from the anchored text"
+    )
+    plate_text_anchor_strength: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.4, description="start timestep over 999: lower keeps more of the rendered text"
+    )
+    plate_text_font_ratio_min: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.55, description="glyph height over plate height, at least"
+    )
+    plate_text_font_ratio_max: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.75, description="glyph height over plate height, at most"
+    )
+    paths: Paths = Paths()
+    data: Data
+    model: Models = Models()
+    judges: Judges = Judges()
+    targets: Targets = Targets()
+    training: Training = Training()
+    loss: LossWeights = LossWeights()
+    lr: LearningRates = LearningRates()
+    alternating: Alternating = Alternating()
+    checkpoint: Checkpoint = Checkpoint()
+    evaluation: Evaluation = Evaluation()
+
+    @model_validator(mode="after")
+    def _ratios_are_ordered(self) -> "Config":
+        low, high = self.plate_text_font_ratio_min, self.plate_text_font_ratio_max
+        if low > high:
+            raise ValueError(
+                f"plate_text_font_ratio_min must not exceed plate_text_font_ratio_max: got {low} and {high}"
+            )
+        return self

@@ -1,0 +1,76 @@
+"""The errors that a user can cause, and that say what to do about it.
+
+Anything else that is raised is a defect of the program.
+"""
+
+from collections.abc import Sequence
+
+
+class AnonyPipelineError(Exception):
+    """An error whose message says what, where, what was given, what is allowed and what to do.
+
+    Args:
+        what: What is wrong, as a sentence without its full stop.
+        where: The file (with its line, ``labels.txt:12``), key or object that it was found in.
+        got: What was given.
+        allowed: What would have been accepted.
+        do: What the reader can do now.
+
+    Example:
+        >>> print(DatasetError("row has too few numbers", where="a.txt:3", got="3", allowed="10 numbers", do="mend it"))
+        row has too few numbers
+          where:   a.txt:3
+          got:     3
+          allowed: 10 numbers
+          do:      mend it
+    """
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        where: object = None,
+        got: object = None,
+        allowed: object = None,
+        do: str | None = None,
+    ) -> None:
+        self.what, self.where, self.got, self.allowed, self.do = what, where, got, allowed, do
+        details = {"where": where, "got": got, "allowed": allowed, "do": do}
+        lines = [f"  {f'{label}:':<8} {value}" for label, value in details.items() if value is not None]
+        super().__init__("\n".join([what, *lines]))
+
+
+class ConfigError(AnonyPipelineError):
+    """A configuration that can't be used."""
+
+    @classmethod
+    def of_problems(cls, source: object, problems: Sequence[str]) -> "ConfigError":
+        """Collect all mistakes of one configuration, so that they can be mended in one go.
+
+        Args:
+            source: The file or files that were read.
+            problems: One line for each mistake: key path, rule and value.
+        """
+        error = cls(f"{source} has {len(problems)} problem{'s' if len(problems) != 1 else ''}:")
+        error.args = ("\n".join([str(error.what), *(f"  {problem}" for problem in problems)]),)
+        return error
+
+
+class DatasetError(AnonyPipelineError):
+    """A data set, or an annotation in it, that can't be read as what it claims to be."""
+
+
+class WeightsError(AnonyPipelineError):
+    """Weights that are missing, damaged, of another architecture or not allowed."""
+
+
+class MediaError(AnonyPipelineError):
+    """An image or video that can't be read or written."""
+
+
+class CheckpointError(AnonyPipelineError):
+    """A checkpoint that is missing, incomplete or of another run."""
+
+
+class PrivacyError(AnonyPipelineError):
+    """Something that would have let private pixels out."""

@@ -1,0 +1,1 @@
+"""Pure functions on images: read, cut, mask, redact."""

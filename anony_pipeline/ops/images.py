@@ -1,0 +1,113 @@
+"""Images as ``(H, W, 3)`` uint8 RGB arrays: read, write, resize, and to and from tensors."""
+
+from pathlib import Path
+from typing import Literal
+
+import cv2
+import numpy as np
+import torch
+from upath import UPath
+
+from anony_pipeline.errors import MediaError
+from anony_pipeline.storage import atomic
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+MAX_PIXELS = 400_000_000
+
+
+def read(path: Path | UPath) -> np.ndarray:
+    """Read an image as ``(H, W, 3)`` uint8 RGB, turned upright by its EXIF orientation.
+
+    Args:
+        path: JPEG, PNG, WebP, BMP or TIFF.
+
+    Raises:
+        MediaError: If the file is missing, empty, truncated or no image. A truncated JPEG is refused, not filled with gray.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise MediaError(
+            "the image can't be read", where=path, got=type(error).__name__, do="check the path"
+        ) from error
+    return decode(data, where=path)
+
+
+def decode(data: bytes, where: object = "bytes") -> np.ndarray:
+    """Decode an image file's bytes to ``(H, W, 3)`` uint8 RGB (see `read`)."""
+    if not data:
+        raise MediaError("the image file is empty", where=where, got="0 bytes", do="copy the file again")
+    if data[:2] == b"\xff\xd8" and b"\xff\xd9" not in data[-4096:]:
+        raise MediaError(
+            "the JPEG file is truncated",
+            where=where,
+            got=f"{len(data)} bytes without an end marker",
+            do="copy the file again",
+        )
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    except cv2.error:
+        image = None
+    if image is None:
+        raise MediaError(
+            "the file is no image that can be decoded",
+            where=where,
+            allowed=" ".join(SUFFIXES),
+            do="convert or remove it",
+        )
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def write(path: Path | UPath, image_rgb: np.ndarray, *, quality: int = 95, mode: int | None = None) -> None:
+    """Write an ``(H, W, 3)`` uint8 RGB image under its name when it is complete; no metadata is written.
+
+    Args:
+        path: The suffix chooses the format; ``.png`` is lossless.
+        image_rgb: The image.
+        quality: JPEG and WebP quality in ``[1, 100]``.
+        mode: Permission bits, ``0o600`` for private images.
+
+    Raises:
+        MediaError: If the format is unknown, or the disk refuses the file.
+    """
+    options = {
+        ".jpg": [cv2.IMWRITE_JPEG_QUALITY, quality],
+        ".jpeg": [cv2.IMWRITE_JPEG_QUALITY, quality],
+        ".webp": [cv2.IMWRITE_WEBP_QUALITY, quality],
+    }
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise MediaError("unknown image format", where=path, got=suffix or "no suffix", allowed=" ".join(SUFFIXES))
+    _, encoded = cv2.imencode(suffix, cv2.cvtColor(image_rgb, cv2.COLOR_RGB2BGR), options.get(suffix, []))
+    try:
+        atomic.write_bytes(path, encoded.tobytes(), mode)
+    except OSError as error:
+        raise MediaError(
+            "the image can't be written", where=path, got=error.strerror, do="check free space and permissions"
+        ) from error
+
+
+def resize(image: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
+    """Resize ``(H, W)`` or ``(H, W, C)``, by area when it gets smaller (no aliasing) and bicubic when it gets larger."""
+    height, width = size_hw
+    shrinks = height * width < image.shape[0] * image.shape[1]
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
+
+
+def to_tensor(
+    images_rgb: list[np.ndarray] | np.ndarray, value_range: Literal["-1..1", "0..1"] = "-1..1"
+) -> torch.Tensor:
+    """Stack uint8 ``(H, W, 3)`` images to an ``(N, 3, H, W)`` float32 tensor in ``[-1, 1]`` or ``[0, 1]``.
+
+    >>> to_tensor([np.full((2, 2, 3), 255, np.uint8)]).max().item()
+    1.0
+    """
+    batch = torch.from_numpy(np.ascontiguousarray(np.stack(list(images_rgb)))).permute(0, 3, 1, 2).float() / 255
+    return batch * 2 - 1 if value_range == "-1..1" else batch
+
+
+def to_images(tensor: torch.Tensor, value_range: Literal["-1..1", "0..1"] = "-1..1") -> list[np.ndarray]:
+    """Undo `to_tensor`: round an ``(N, 3, H, W)`` tensor to uint8 ``(H, W, 3)`` images; values outside are clipped."""
+    batch = tensor.detach().float().cpu()
+    batch = (batch + 1) / 2 if value_range == "-1..1" else batch
+    return list((batch.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).contiguous().numpy())

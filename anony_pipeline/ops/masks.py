@@ -1,0 +1,67 @@
+"""Masks: float32 arrays in ``[0, 1]``, 1 where a region is to be replaced."""
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+from anony_pipeline.ops import crops
+from anony_pipeline.structures import boxes
+from anony_pipeline.structures.regions import Kind, Region
+
+GROWTH = {Kind.FACE: 1.15, Kind.PLATE: 1.1}
+"""A mask covers more than the box: boxes in use are detected ones, and hair lines and plate frames identify too."""
+
+
+def region_mask(regions: Sequence[Region], size_hw: tuple[int, int], growth: float | None = None) -> np.ndarray:
+    """Draw the hard mask of all regions in an image: each region's grown box, rounded outward.
+
+    Args:
+        regions: In pixels of the image.
+        size_hw: Height and width of the image.
+        growth: The mask's edge over the region's; `GROWTH` by kind if None.
+
+    Returns:
+        ``(H, W)`` float32, 0 or 1. It covers every pixel that a region's box touches.
+    """
+    height, width = size_hw
+    mask = np.zeros(size_hw, dtype=np.uint8)
+    for region in regions:
+        grown = boxes.grow([region.box_xyxy], growth if growth is not None else GROWTH[region.kind])
+        x_min, y_min, x_max, y_max = boxes.round_outward(grown, width, height)[0]
+        mask[y_min:y_max, x_min:x_max] = 1
+    return mask.astype(np.float32)
+
+
+def crop_mask(
+    regions: Sequence[Region], window: crops.Window, size_hw: tuple[int, int], growth: float | None = None
+) -> np.ndarray:
+    """Draw the mask of *every* region in a crop, so that no neighbour's face is ever seen (see `region_mask`).
+
+    Args:
+        regions: In pixels of the image that the window is cut from.
+        window: The crop's window.
+        size_hw: Height and width of the crop.
+        growth: See `region_mask`.
+    """
+    corners = boxes.as_boxes([region.box_xyxy for region in regions]).reshape(-1, 2, 2)
+    moved = crops.to_crop(corners, window, size_hw).reshape(-1, 4)
+    return region_mask(
+        [Region(r.kind, tuple(b)) for r, b in zip(regions, moved.tolist(), strict=True)], size_hw, growth
+    )
+
+
+def feather(mask: np.ndarray, radius_px: float) -> np.ndarray:
+    """Soften a mask *outward*: what was 1 stays 1, so that no original pixel shines through, and a rim falls to 0.
+
+    Args:
+        mask: ``(H, W)`` float32, 0 or 1.
+        radius_px: Width of the rim.
+
+    Returns:
+        ``(H, W)`` float32 in ``[0, 1]``.
+    """
+    if radius_px < 0.5:
+        return mask
+    distance = cv2.distanceTransform((mask < 0.5).astype(np.uint8), cv2.DIST_L2, 5)
+    return np.clip(1 - distance / (radius_px + 1), 0, 1).astype(np.float32)

@@ -1,0 +1,1 @@
+"""Where files lie, and how they come to lie there whole."""

@@ -1,0 +1,61 @@
+"""Paths that may be local or on any fsspec file system (``s3://``, ``gs://``, ``memory://``)."""
+
+import hashlib
+import os
+from pathlib import Path
+
+from upath import UPath
+
+from anony_pipeline.errors import AnonyPipelineError
+from anony_pipeline.storage import atomic
+
+
+def location(path: str | os.PathLike[str], relative_to: str | os.PathLike[str] | None = None) -> UPath:
+    """Make a path of a string that is a local path or an fsspec URL.
+
+    Args:
+        path: ``~`` is expanded in local paths.
+        relative_to: The folder that a relative local path counts from; the working folder if None.
+
+    Returns:
+        An absolute `UPath`.
+    """
+    target = UPath(path)
+    if target.protocol not in ("", "file"):
+        return target
+    local = Path(str(path).removeprefix("file://")).expanduser()
+    if relative_to is not None and not local.is_absolute():
+        base = UPath(relative_to)
+        if base.protocol not in ("", "file"):
+            return base / local.as_posix()
+        local = Path(base.path) / local
+    return UPath(Path(os.path.abspath(local)))  # noqa: PTH100 - resolve() would follow links, and users know their own paths
+
+
+def is_local(path: UPath | Path) -> bool:
+    """Whether the path lies on this machine's own file system."""
+    return getattr(path, "protocol", "") in ("", "file")
+
+
+def local_copy(path: UPath | Path, cache: Path) -> Path:
+    """Return a file of this machine with the bytes of ``path``, fetching it into ``cache`` if it lies elsewhere.
+
+    A fetched file is kept under a name made of its URL and its size, so that a changed file is fetched anew.
+
+    Raises:
+        AnonyPipelineError: If there is no such file.
+    """
+    if is_local(path):
+        return Path(str(path))
+    if not path.exists():
+        raise AnonyPipelineError(
+            "the file is not there", where=path, do="check the URL and the credentials of its store"
+        )
+    key = hashlib.sha256(f"{path}:{path.stat().st_size}".encode()).hexdigest()[:16]
+    kept = cache / f"{key}-{path.name}"
+    if not kept.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        with path.open("rb") as source, atomic.writing(kept) as target:
+            while chunk := source.read(1 << 20):
+                target.write(chunk)
+    return kept

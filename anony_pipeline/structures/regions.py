@@ -1,0 +1,78 @@
+"""A region: one face or licence plate in one image."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+
+from anony_pipeline.structures import boxes
+
+
+class Kind(StrEnum):
+    """What a region shows. The values are the category names of the unified COCO file."""
+
+    FACE = "face"
+    PLATE = "license_plate"
+
+
+CATEGORY_IDS = {Kind.FACE: 1, Kind.PLATE: 2}
+KINDS_BY_CATEGORY = {number: kind for kind, number in CATEGORY_IDS.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """One face or licence plate in one image.
+
+    Attributes:
+        kind: Face or plate.
+        box_xyxy: ``(x_min, y_min, x_max, y_max)`` in pixels.
+        quad: The four corners of a plate as ``((x, y), ...)`` in pixels, clockwise from the plate's own top left; None if unknown.
+        landmarks: The five points of a face (eyes, nose, mouth corners; the viewer's left first) in pixels; None if unknown.
+        score: The detector's confidence in ``[0, 1]``; 1 for annotated regions.
+        track: Names one physical face or plate over several images, where that is known.
+        style: The plate style's key, where that is known.
+        annotation_id: The ``id`` of the COCO annotation that the region comes from, where there is one.
+    """
+
+    kind: Kind
+    box_xyxy: tuple[float, float, float, float]
+    quad: tuple[tuple[float, float], ...] | None = None
+    landmarks: tuple[tuple[float, float], ...] | None = None
+    score: float = 1.0
+    track: str | None = None
+    style: str | None = None
+    annotation_id: int | None = None
+
+    @property
+    def size_wh(self) -> tuple[float, float]:
+        """Width and height of the box in pixels."""
+        x_min, y_min, x_max, y_max = self.box_xyxy
+        return x_max - x_min, y_max - y_min
+
+    @classmethod
+    def from_coco(cls, annotation: dict[str, Any], style: str | None = None) -> "Region":
+        """Read a region from an annotation of the unified COCO file.
+
+        Args:
+            annotation: With ``category_id`` and ``bbox``; ``quad``, ``landmarks``, ``score``, ``identity`` and ``id`` if there.
+            style: The plate style of the annotation's image.
+        """
+        points = {
+            name: tuple((float(x), float(y)) for x, y in annotation[name]) if annotation.get(name) else None
+            for name in ("quad", "landmarks")
+        }
+        return cls(
+            kind=KINDS_BY_CATEGORY[annotation["category_id"]],
+            box_xyxy=tuple(boxes.xywh_to_xyxy([annotation["bbox"]])[0].tolist()),
+            score=float(annotation.get("score", 1.0)),
+            track=annotation.get("identity"),
+            style=style,
+            annotation_id=annotation.get("id"),
+            **points,
+        )
+
+
+def boxes_of(regions: "list[Region]") -> np.ndarray:
+    """The regions' boxes as one ``(N, 4)`` float32 array ``(x_min, y_min, x_max, y_max)`` in pixels."""
+    return boxes.as_boxes([region.box_xyxy for region in regions])
