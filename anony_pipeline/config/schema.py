@@ -1,6 +1,7 @@
 """The configuration: every key, its unit, its range and what more of it costs.
 
-The defaults are the demo's: a few minutes on two CPU cores, without a download. The keys of the original plan keep their names.
+The defaults are the demo's: a few minutes on two CPU cores, without a download. The keys of the original plan keep
+their names.
 """
 
 from typing import Annotated, Literal
@@ -49,7 +50,10 @@ class Source(Section):
     exhaustive: tuple[KindName, ...] = Field(
         description="kinds of which every instance is labelled; of the others, unlabelled ones never count as negatives"
     )
-    sequences: bool = Field(False, description="frames of videos: split in contiguous blocks instead of by name")
+    sequences: bool | None = Field(
+        None,
+        description="pp4av: frames of videos, split in contiguous blocks (the default), or stills, split by name",
+    )
     box_format: Literal["xywh", "xyxy"] = Field(
         "xywh", description="pp4av: how rows give boxes; files that look like the other are refused"
     )
@@ -135,7 +139,7 @@ class Finetune(Section):
     use_lora: bool = Field(True, description="low-rank adapters; false trains all weights of the named layers")
     learnable_layers: tuple[str, ...] = Field(
         ("unet.mid_block", "unet.up_blocks[-1]"),
-        description="`unet.mid_block`, `unet.up_blocks[-1]`, `unet.down_blocks[0].attentions[0]`; resolved against the loaded UNet",
+        description="`unet.mid_block`, `unet.up_blocks[-1]`, `unet.down_blocks[0].attentions[0]`; the loaded UNet's",
     )
     lora_rank: Positive = Field(8, description="more learns more, costs memory and overfits sooner")
     lora_alpha: Annotated[float, Field(gt=0)] = Field(8.0, description="the adapter's scale is lora_alpha / lora_rank")

@@ -22,7 +22,7 @@ def read(path: Path | UPath) -> np.ndarray:
         path: JPEG, PNG, WebP, BMP or TIFF.
 
     Raises:
-        MediaError: If the file is missing, empty, truncated or no image. A truncated JPEG is refused, not filled with gray.
+        MediaError: If the file is missing, empty, truncated or no image. A truncated JPEG is not filled with gray.
     """
     try:
         data = path.read_bytes()
@@ -88,7 +88,7 @@ def write(path: Path | UPath, image_rgb: np.ndarray, *, quality: int = 95, mode:
 
 
 def resize(image: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
-    """Resize ``(H, W)`` or ``(H, W, C)``, by area when it gets smaller (no aliasing) and bicubic when it gets larger."""
+    """Resize ``(H, W)`` or ``(H, W, C)``, by area when it shrinks (no aliasing) and bicubic when it grows."""
     height, width = size_hw
     shrinks = height * width < image.shape[0] * image.shape[1]
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)

@@ -1,4 +1,4 @@
-"""Classical redaction inside a mask: the baselines that a generator has to beat, and the last resort that never fails."""
+"""Classical redaction inside a mask: baselines that a generator has to beat, and the last resort that never fails."""
 
 from collections.abc import Callable
 
@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 Redaction = Callable[[np.ndarray, np.ndarray], np.ndarray]
-"""``(image (H, W, 3) uint8, mask (H, W) float32 of one region) -> image``; pixels where the mask is 0 stay as they were."""
+"""``(image (H, W, 3) uint8, mask (H, W) float32 of one region) -> image``; where the mask is 0, nothing changes."""
 
 
 def solid(image: np.ndarray, mask: np.ndarray, color: tuple[int, int, int] = (0, 0, 0)) -> np.ndarray:
@@ -15,7 +15,7 @@ def solid(image: np.ndarray, mask: np.ndarray, color: tuple[int, int, int] = (0,
 
 
 def blur(image: np.ndarray, mask: np.ndarray, strength: float = 0.3) -> np.ndarray:
-    """Gaussian blur with a sigma of ``strength`` times the region's shorter edge, so that large faces blur as much as small ones."""
+    """Gaussian blur with a sigma of ``strength`` times the region's shorter edge: large faces blur like small ones."""
     top, bottom, left, right = _bounds(mask)
     if bottom <= top:
         return image.copy()
@@ -50,8 +50,10 @@ def inpaint(image: np.ndarray, mask: np.ndarray, radius_px: float = 3) -> np.nda
     margin = int(4 * radius_px)
     rows, columns = slice(max(0, top - margin), bottom + margin), slice(max(0, left - margin), right + margin)
     hole = (mask[rows, columns] > 0).astype(np.uint8)
+    # OpenCV's gradients reach into the hole: what lies there is wiped first, or a trace of it would come through.
+    seen = np.where(hole[..., None] > 0, np.uint8(128), image[rows, columns])
     result = image.copy()
-    result[rows, columns] = cv2.inpaint(np.ascontiguousarray(image[rows, columns]), hole, radius_px, cv2.INPAINT_TELEA)
+    result[rows, columns] = cv2.inpaint(seen, hole, radius_px, cv2.INPAINT_TELEA)
     return _inside(image, mask, result)
 
 

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from typing import TypeVar
 
 from rich.console import Console
@@ -23,7 +23,7 @@ def track(items: Iterable[Item], what: str, total: int | None = None) -> Iterato
         what: What is being done, in a few words.
         total: How many items there are, where ``len(items)`` can't say it.
     """
-    count = total if total is not None else len(items) if hasattr(items, "__len__") else None
+    count = total if total is not None else len(items) if isinstance(items, Sized) else None
     if console.is_terminal:
         columns = (
             TextColumn("{task.description}"),

@@ -1,4 +1,4 @@
-"""Randomness as a function of (seed, stream, step): what a resumed run draws is what the unbroken run would have drawn."""
+"""Randomness as a function of (seed, stream, step): a resumed run draws what the unbroken one would have."""
 
 import hashlib
 

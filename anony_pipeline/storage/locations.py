@@ -9,8 +9,10 @@ from upath import UPath
 from anony_pipeline.errors import AnonyPipelineError
 from anony_pipeline.storage import atomic
 
+AnyPath = str | os.PathLike[str] | UPath
 
-def location(path: str | os.PathLike[str], relative_to: str | os.PathLike[str] | None = None) -> UPath:
+
+def location(path: AnyPath, relative_to: AnyPath | None = None) -> UPath:
     """Make a path of a string that is a local path or an fsspec URL.
 
     Args:

@@ -1,7 +1,8 @@
-"""Manifests: which files belong to a folder, and their sha256 sums. Written last, so that a manifest means "complete"."""
+"""Manifests: which files belong to a folder, and their sha256 sums. Written last: a manifest means "complete"."""
 
 import hashlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +33,10 @@ def write(folder: Path | UPath, facts: dict[str, Any]) -> str:
     Returns:
         The sha256 of the manifest itself: the version of the whole folder.
     """
+    paths: Iterable[Any] = folder.rglob("*")
     files = {
         path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
-        for path in sorted(folder.rglob("*"))
+        for path in sorted(paths)
         if path.is_file() and path.name != NAME
     }
     atomic.write_json(folder / NAME, {**facts, "files": files})

@@ -1,4 +1,4 @@
-"""Artifacts that hold original pixels: kept under one root, readable by their owner alone, and purged after their time."""
+"""Artifacts that hold original pixels: under one root, readable by their owner alone, purged after their time."""
 
 import json
 import shutil

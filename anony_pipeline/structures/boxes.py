@@ -1,7 +1,7 @@
 """Boxes as ``(N, 4)`` float32 arrays ``(x_min, y_min, x_max, y_max)`` in pixels.
 
-A coordinate is a position on the continuous image plane: the image of width ``W`` spans ``[0, W]``, and the pixel of column
-``c`` spans ``[c, c + 1]``. A width is therefore ``x_max - x_min``, without the "+ 1" of some protocols.
+A coordinate is a position on the continuous image plane: the image of width ``W`` spans ``[0, W]``, and the pixel of
+column ``c`` spans ``[c, c + 1]``. A width is therefore ``x_max - x_min``, without the "+ 1" of some protocols.
 """
 
 import numpy as np
@@ -16,7 +16,7 @@ def as_boxes(values: ArrayLike) -> Boxes:
 
 
 def xywh_to_xyxy(boxes_xywh: ArrayLike) -> Boxes:
-    """Turn ``(x_min, y_min, width, height)`` rows into ``(x_min, y_min, x_max, y_max)`` rows, both ``(N, 4)`` in pixels.
+    """Turn ``(x_min, y_min, width, height)`` rows into ``(x_min, y_min, x_max, y_max)`` rows, both ``(N, 4)`` px.
 
     >>> xywh_to_xyxy([[10, 20, 5, 6]]).tolist()
     [[10.0, 20.0, 15.0, 26.0]]

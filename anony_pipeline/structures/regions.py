@@ -27,8 +27,8 @@ class Region:
     Attributes:
         kind: Face or plate.
         box_xyxy: ``(x_min, y_min, x_max, y_max)`` in pixels.
-        quad: The four corners of a plate as ``((x, y), ...)`` in pixels, clockwise from the plate's own top left; None if unknown.
-        landmarks: The five points of a face (eyes, nose, mouth corners; the viewer's left first) in pixels; None if unknown.
+        quad: A plate's corners as ``((x, y), ...)`` in pixels, clockwise from its own top left; None if unknown.
+        landmarks: A face's eyes, nose and mouth corners in pixels, the viewer's left first; None if unknown.
         score: The detector's confidence in ``[0, 1]``; 1 for annotated regions.
         track: Names one physical face or plate over several images, where that is known.
         style: The plate style's key, where that is known.
@@ -55,7 +55,7 @@ class Region:
         """Read a region from an annotation of the unified COCO file.
 
         Args:
-            annotation: With ``category_id`` and ``bbox``; ``quad``, ``landmarks``, ``score``, ``identity`` and ``id`` if there.
+            annotation: ``category_id`` and ``bbox``; ``quad``, ``landmarks``, ``score``, ``identity``, ``id`` if there.
             style: The plate style of the annotation's image.
         """
         points = {

@@ -1,0 +1,1 @@
+"""From an image with people to an image with nobody, and a ledger of what was done."""

@@ -1,0 +1,119 @@
+"""A whole unified set, anonymized, with its labels: what most users came for."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from anony_pipeline.anonymize.anonymizer import Anonymizer, Job
+from anony_pipeline.anonymize.loading import load_anonymizer
+from anony_pipeline.config.schema import Config
+from anony_pipeline.datasets import coco, loaders
+from anony_pipeline.datasets.coco import CocoSet, Record
+from anony_pipeline.datasets.loaders import RegionExample
+from anony_pipeline.datasets.sources import SPLITS
+from anony_pipeline.errors import PrivacyError
+from anony_pipeline.ops import images
+from anony_pipeline.runtime.progress import track
+from anony_pipeline.structures import boxes
+from anony_pipeline.structures.regions import CATEGORY_IDS, Region, boxes_of
+
+SAME_REGION_IOU = 0.5
+IMAGES_AT_ONCE = 4
+WHO_IT_WAS = ("identity", "serial")
+"""What labels of procedural data say about the originals, and those of a released set must not."""
+
+
+@dataclass
+class DatasetReport:
+    """What was written.
+
+    Attributes:
+        output: The folder: a folder for each source, and one COCO file for each split.
+        images: Images written.
+        regions: Counts by kind and method, ``face generated``.
+        found: Regions found beyond the labelled ones, of kinds that a source does not label exhaustively.
+    """
+
+    output: Path
+    images: int = 0
+    regions: Counter[str] = field(default_factory=Counter)
+    found: int = 0
+
+
+def anonymize_dataset(config: Config, checkpoint: Path, output: Path, device: str = "auto") -> DatasetReport:
+    """Anonymize every image of both splits: what is labelled, and what is found of kinds that a source leaves out.
+
+    Args:
+        config: Names the unified set.
+        checkpoint: A release, or a checkpoint.
+        output: Another folder than the sources'.
+        device: ``auto``, ``cpu``, ``cuda``.
+
+    Raises:
+        PrivacyError: If the output lies where originals lie.
+        CheckpointError: If the checkpoint is incomplete.
+    """
+    anonymizer = load_anonymizer(checkpoint, device)
+    report = DatasetReport(output)
+    for split in SPLITS:
+        unified = loaders.open_split(config, split)
+        _refuse_same_place(unified, output)
+        for group in _groups(track(loaders.examples(unified), f"anonymizing {split}", len(unified))):
+            _write(anonymizer, group, output, report)
+        roots = {name: {"root": name} for name in unified.info.get("sources", {})}
+        info = {**unified.info, "description": "anonymized", "sources": roots}
+        labels = [{k: v for k, v in a.items() if k not in WHO_IT_WAS} for a in unified.annotations]
+        coco.save(output / f"unified_{split}.json", info, unified.images, labels)
+    return report
+
+
+def _refuse_same_place(unified: CocoSet, output: Path) -> None:
+    target = output.resolve()
+    for image in unified.images[:1]:
+        root = Path(str(unified.image_file(image)).removesuffix(image["file_name"])).resolve()
+        if target == root or root in target.parents or target in root.parents:
+            raise PrivacyError(
+                "the output lies where the originals lie", where=output, got=root, do="name an output folder of its own"
+            )
+
+
+def _groups(found: Iterable[RegionExample]) -> Iterator[list[RegionExample]]:
+    group: list[RegionExample] = []
+    for example in found:
+        group.append(example)
+        if len(group) == IMAGES_AT_ONCE:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def _write(anonymizer: Anonymizer, group: list[RegionExample], output: Path, report: DatasetReport) -> None:
+    jobs = []
+    for example in group:
+        extra = _beyond_labels(anonymizer, example)
+        report.found += len(extra)
+        name = f"{example.image.get('source')}/{example.image['file_name']}"
+        jobs.append(Job(example.image_rgb, name, [*example.regions, *extra], example.image.get("plate_style")))
+    for job, done in zip(jobs, anonymizer.anonymize_batch(jobs), strict=True):
+        images.write(output / job.name, done.image_rgb)
+        report.images += 1
+        report.regions.update(f"{row.kind} {row.method}" for row in done.rows)
+
+
+def _beyond_labels(anonymizer: Anonymizer, example: RegionExample) -> list[Region]:
+    """Regions that the detector finds and no label covers; only of kinds that may be there without a label."""
+    unsure = _unsure_kinds(example.image)
+    if not unsure or anonymizer.detect is None:
+        return []
+    found = anonymizer.detect([example.image_rgb], anonymizer.policy.threshold)[0]
+    found = [region for region in found if CATEGORY_IDS[region.kind] in unsure]
+    if not found or not example.regions:
+        return found
+    overlap = boxes.iou(boxes_of(found), boxes_of(list(example.regions))).max(axis=1)
+    return [region for region, most in zip(found, overlap, strict=True) if most < SAME_REGION_IOU]
+
+
+def _unsure_kinds(image: Record) -> set[int]:
+    return set(image.get("not_exhaustive_category_ids", ()))

@@ -1,0 +1,188 @@
+"""From regions to generated crops: the window, the mask of every region in it, the new plate's text, the noise."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+
+from anony_pipeline.config.schema import Config
+from anony_pipeline.models.generator import Generator
+from anony_pipeline.ops import crops, images, masks
+from anony_pipeline.plates import serials
+from anony_pipeline.plates.styles import PlateStyle
+from anony_pipeline.runtime import seeding
+from anony_pipeline.runtime.device import torch_generator
+from anony_pipeline.structures import boxes
+from anony_pipeline.structures.regions import Kind, Region
+from anony_pipeline.targets import faces as face_targets
+from anony_pipeline.targets import plates as plate_targets
+
+UNSPECIFIED = "unspecified"
+
+
+@dataclass(frozen=True)
+class Task:
+    """One region that is to be generated.
+
+    Attributes:
+        image_rgb: The original image.
+        region: Which region.
+        neighbors: The boxes ``(N, 4)``, in whole pixels, that are replaced in this image, this region's too: none is
+            seen.
+        seed: Of the noise and of a plate's looks.
+        serial: The new serial of a plate.
+        style: The new plate's style.
+    """
+
+    image_rgb: np.ndarray
+    region: Region
+    neighbors: np.ndarray
+    seed: int
+    serial: str | None = None
+    style: str | None = None
+
+
+class Filler:
+    """Fills regions by a generator; the crop's sizes and context are those that it was trained with."""
+
+    def __init__(self, generator: Generator, config: Config, styles: Mapping[str, PlateStyle], secret: bytes) -> None:
+        """Keep what a crop is made of.
+
+        Args:
+            generator: With or without adapters.
+            config: For the sizes and context of crops and the font ratios.
+            styles: Plate styles by key, ``unspecified`` among them.
+            secret: Serials follow from it and the plate's track; without it nobody can link the two.
+        """
+        self.generator = generator
+        self.styles, self.secret = styles, secret
+        self.sizes_hw = {Kind.FACE: face_targets.face_size_hw(config), Kind.PLATE: plate_targets.plate_size_hw(config)}
+        self.context = config.model.generator.context
+        self.font_ratios = (config.plate_text_font_ratio_min, config.plate_text_font_ratio_max)
+
+    def window(self, region: Region) -> crops.Window:
+        """The window of the image that a region's crop shows."""
+        return crops.window_around(region.box_xyxy, self.sizes_hw[region.kind], self.context)
+
+    def style_of(self, region: Region, fallback: str | None) -> str:
+        """The style that a region's new plate gets: its own, its image's, or the neutral one."""
+        return next((key for key in (region.style, fallback) if key is not None and key in self.styles), UNSPECIFIED)
+
+    def serial(self, style: str, track: str, avoid: Sequence[str]) -> str:
+        """The new serial of a plate: the same for the same track."""
+        return serials.keyed_serial(self.styles[style], self.secret, track, avoid=avoid)
+
+    def fill(self, tasks: Sequence[Task]) -> list[np.ndarray]:
+        """Generate the crops of regions of one kind, in one batch.
+
+        Returns:
+            One ``(h, w, 3)`` uint8 crop a task, which shows its `window`.
+        """
+        kind = tasks[0].region.kind
+        size_hw = self.sizes_hw[kind]
+        windows = [self.window(task.region) for task in tasks]
+        originals = [crops.cut(task.image_rgb, w, size_hw) for task, w in zip(tasks, windows, strict=True)]
+        holes = [_mask(task.neighbors, w, size_hw, kind) for task, w in zip(tasks, windows, strict=True)]
+        anchors = None
+        if kind is Kind.PLATE:
+            anchors = images.to_tensor([self._anchor(task, w) for task, w in zip(tasks, windows, strict=True)])
+        shape = self.generator.noise_shape(1, size_hw)
+        # Each region has noise of its own: what is in a batch beside it changes nothing.
+        noise = torch.cat([torch.randn(shape, generator=torch_generator(task.seed)) for task in tasks])
+        device = self.generator.device
+        with torch.inference_mode():
+            filled = self.generator.fill(
+                images.to_tensor(originals).to(device),
+                torch.from_numpy(np.stack(holes))[:, None].to(device),
+                kind,
+                noise=noise,
+                anchors=None if anchors is None else anchors.to(device),
+            )
+        return images.to_images(filled)
+
+    def _anchor(self, task: Task, window: crops.Window) -> np.ndarray:
+        """The crop with the rendered plate fitted into the scene, made as in training."""
+        rng = seeding.numpy_generator(task.seed, "plate looks")
+        drawn = plate_targets.Drawn(
+            self.styles[task.style or UNSPECIFIED],
+            task.serial or "",
+            float(rng.uniform(*self.font_ratios)),
+            int(rng.integers(2**31)),
+        )
+        part, region, (left, top) = part_around(task.image_rgb, task.region, window)
+        replaced, _ = plate_targets.replace(part, region, drawn)
+        moved = (window[0] - left, window[1] - top, window[2] - left, window[3] - top)
+        return crops.cut(replaced, moved, self.sizes_hw[Kind.PLATE])
+
+
+def part_around(
+    image_rgb: np.ndarray, region: Region, window: crops.Window
+) -> tuple[np.ndarray, Region, tuple[int, int]]:
+    """Cut a window's whole pixels out, so that work on one plate doesn't touch a whole photograph.
+
+    Returns:
+        The part (a view), the region (without landmarks) in its pixels, and the part's left and top in the image.
+    """
+    height, width = image_rgb.shape[:2]
+    x_min, y_min, x_max, y_max = boxes.round_outward([window], width, height)[0]
+    part = image_rgb[y_min:y_max, x_min:x_max]
+    offset = np.array([x_min, y_min])
+    box = (np.array(region.box_xyxy).reshape(2, 2) - offset).reshape(4).tolist()
+    quad = None if region.quad is None else tuple((float(x), float(y)) for x, y in np.array(region.quad) - offset)
+    return part, Region(region.kind, tuple(box), quad=quad, style=region.style), (int(x_min), int(y_min))
+
+
+def _mask(neighbors: np.ndarray, window: crops.Window, size_hw: tuple[int, int], kind: Kind) -> np.ndarray:
+    seen = neighbors[boxes.intersection([window], neighbors)[0] > 0]
+    return masks.crop_mask([Region(kind, tuple(box)) for box in seen.tolist()], window, size_hw, growth=1.0)
+
+
+def paste(image_rgb: np.ndarray, crop: np.ndarray, window: crops.Window, mask_xyxy: Sequence[int]) -> None:
+    """Put a generated crop into an image in place, on the mask's whole pixels and nowhere else.
+
+    It computes what `ops.crops.paste` does, in time of the mask's size instead of the image's.
+
+    Args:
+        image_rgb: ``(H, W, 3)`` uint8, changed.
+        crop: ``(h, w, 3)`` uint8 that shows ``window``.
+        window: In pixels of the image.
+        mask_xyxy: Whole pixels.
+    """
+    x_min, y_min, x_max, y_max = (int(value) for value in mask_xyxy)
+    scale_x = crop.shape[1] / (window[2] - window[0])
+    scale_y = crop.shape[0] / (window[3] - window[1])
+    place = (
+        (x_min - window[0]) * scale_x,
+        (y_min - window[1]) * scale_y,
+        (x_max - window[0]) * scale_x,
+        (y_max - window[1]) * scale_y,
+    )
+    image_rgb[y_min:y_max, x_min:x_max] = crops.cut(crop, place, (y_max - y_min, x_max - x_min))
+
+
+def redact(image_rgb: np.ndarray, mask_xyxy: Sequence[int], how: str, color: tuple[int, int, int]) -> None:
+    """Blur, pixelate or fill the mask's whole pixels in place.
+
+    Args:
+        image_rgb: ``(H, W, 3)`` uint8, changed.
+        mask_xyxy: Whole pixels.
+        how: ``solid``, ``pixelate`` or ``blur``.
+        color: RGB of ``solid``.
+    """
+    x_min, y_min, x_max, y_max = (int(value) for value in mask_xyxy)
+    part = image_rgb[y_min:y_max, x_min:x_max]
+    if how == "solid" or not part.size:
+        part[:] = color
+        return
+    shorter = max(1, min(part.shape[:2]))
+    if how == "blur":
+        # Only pixels of the mask itself are mixed, so the rim is darker in nothing and tells nothing of its
+        # surroundings.
+        part[:] = cv2.GaussianBlur(part, (0, 0), max(2.0, 0.3 * shorter), borderType=cv2.BORDER_REFLECT_101)
+        return
+    edge = max(4.0, shorter / 4)
+    small = (max(1, round(part.shape[1] / edge)), max(1, round(part.shape[0] / edge)))
+    mosaic = cv2.resize(part, small, interpolation=cv2.INTER_AREA)
+    part[:] = cv2.resize(mosaic, (part.shape[1], part.shape[0]), interpolation=cv2.INTER_NEAREST)

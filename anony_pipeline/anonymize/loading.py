@@ -1,0 +1,157 @@
+"""From a checkpoint folder to an anonymizer that is ready to work."""
+
+import secrets
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from anony_pipeline.anonymize.anonymizer import Anonymizer, Detect
+from anony_pipeline.anonymize.filling import Filler
+from anony_pipeline.anonymize.policy import Policy
+from anony_pipeline.anonymize.verifying import Verifier
+from anony_pipeline.config import loading as config_loading
+from anony_pipeline.config.schema import Config
+from anony_pipeline.errors import CheckpointError
+from anony_pipeline.models import detector as detectors
+from anony_pipeline.models import generator as generators
+from anony_pipeline.models import lora
+from anony_pipeline.models.generator import Generator
+from anony_pipeline.models.reader import Reader, load_reader
+from anony_pipeline.models.recognizer import Recognizer, load_recognizer
+from anony_pipeline.plates.styles import load_styles
+from anony_pipeline.runtime import device as devices
+from anony_pipeline.storage import manifests
+
+FORMAT = "anony_pipeline.checkpoint/1"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint folder that was checked against its manifest.
+
+    Attributes:
+        folder: Where it lies.
+        config: The configuration that it was trained with.
+        manifest: The manifest's content.
+        sha256: Of the manifest: the checkpoint's version.
+    """
+
+    folder: Path
+    config: Config
+    manifest: dict[str, Any]
+    sha256: str
+
+    @property
+    def step(self) -> int:
+        """Generator steps of joint training."""
+        return int(self.manifest.get("step", 0))
+
+
+def open_checkpoint(folder: Path) -> Checkpoint:
+    """Read a checkpoint's manifest and configuration, and check every file's sha256.
+
+    Raises:
+        CheckpointError: If it is not there, incomplete, damaged, or of another format.
+    """
+    if not folder.is_dir():
+        raise CheckpointError("there is no such checkpoint", where=folder, do="name a folder checkpoints/step_XXXXXX")
+    manifest = manifests.read(folder)
+    if manifest.get("format") != FORMAT:
+        raise CheckpointError(
+            "the folder is no checkpoint of this version", where=folder, got=manifest.get("format"), allowed=FORMAT
+        )
+    config = config_loading.load([folder / "config.yaml"])
+    return Checkpoint(folder, config, manifest, manifests.sha256_of(folder / manifests.NAME))
+
+
+def load_anonymizer(
+    checkpoint: Path,
+    device: str = "auto",
+    *,
+    threshold: float | None = None,
+    secret: bytes | None = None,
+) -> Anonymizer:
+    """Load the anonymizer of a checkpoint: its detector, its adapters on their base model, and the judges that verify.
+
+    Args:
+        checkpoint: A folder ``checkpoints/step_XXXXXX``.
+        device: ``auto``, ``cpu``, ``cuda`` ...
+        threshold: Score above which a detected region is replaced; the configuration's if None.
+        secret: Plates get their serials by it; drawn anew if None, and then nobody can repeat the assignment.
+
+    Raises:
+        CheckpointError: See `open_checkpoint`.
+        WeightsError: If the base model or a judge is not there.
+    """
+    opened = open_checkpoint(checkpoint)
+    config = opened.config
+    chosen = devices.choose_device(device)
+    recognizer, reader = load_verifiers(config, chosen)
+    return assemble(
+        config,
+        load_adapted(opened, chosen),
+        load_detect(opened, chosen),
+        Verifier(recognizer, reader, Policy().max_similarity),
+        threshold=threshold,
+        secret=secret or secrets.token_bytes(32),
+    )
+
+
+def assemble(
+    config: Config,
+    generator: Generator,
+    detect: Detect | None,
+    verifier: Verifier,
+    *,
+    secret: bytes,
+    threshold: float | None = None,
+) -> Anonymizer:
+    """Put an anonymizer together from loaded parts.
+
+    Args:
+        config: For sizes, ratios, the threshold and the seed.
+        generator: With or without adapters.
+        detect: Finds regions; None if they will be given.
+        verifier: Lets results out.
+        secret: At least 16 bytes.
+        threshold: See `load_anonymizer`.
+    """
+    score = config.evaluation.detection_threshold if threshold is None else threshold
+    policy = replace(Policy(), threshold=score, min_region_px=config.data.min_region_px)
+    return Anonymizer(
+        Filler(generator, config, load_styles(), secret), verifier, detect=detect, policy=policy, seed=config.seed
+    )
+
+
+def load_adapted(checkpoint: Checkpoint, device: torch.device) -> Generator:
+    """The base model with the checkpoint's adapters."""
+    dtype = devices.choose_dtype(_precision(checkpoint.config, device), device)
+    generator = generators.load_generator(checkpoint.config, device=device, dtype=dtype)
+    lora.load_adapters(generator, checkpoint.folder / "adapters")
+    return generator.eval()
+
+
+def load_verifiers(config: Config, device: torch.device) -> tuple[Recognizer, Reader]:
+    """The configured first recognizer and reader."""
+    options: dict[str, Any] = {
+        "weights_dir": Path(config.paths.weights),
+        "offline": config.model.offline,
+        "device": str(device),
+    }
+    return (
+        load_recognizer(config.judges.recognizer, **options),
+        load_reader(config.judges.reader, cache=Path(config.paths.cache), **options),
+    )
+
+
+def load_detect(checkpoint: Checkpoint, device: torch.device) -> Detect:
+    """The checkpoint's own detector as a function."""
+    network = detectors.load_detector(checkpoint.folder / "detector.safetensors").to(device).eval()
+    return lambda images_rgb, threshold: detectors.detect(network, list(images_rgb), threshold)
+
+
+def _precision(config: Config, device: torch.device) -> str:
+    # A checkpoint of a GPU run is usable on a CPU, only slower.
+    return "fp32" if device.type == "cpu" and config.precision == "fp16" else config.precision

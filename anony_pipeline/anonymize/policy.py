@@ -1,0 +1,31 @@
+"""What the anonymizer does when, as plain numbers."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Treatment = Literal["generate", "blur", "pixelate", "solid"]
+
+
+@dataclass(frozen=True)
+class Policy:
+    """The rules of one anonymizer.
+
+    Attributes:
+        threshold: Detected regions below this score are left alone.
+        treatment: What is done to regions that are large enough.
+        tiny: What is done to the others; a generator has nothing to say about a few pixels.
+        min_region_px: Regions whose shorter edge is smaller are tiny.
+        max_similarity: A generated face whose cosine to the original is above it is refused.
+        attempts: Generations before a region is filled solid.
+        batch_size: Crops that the generator fills at once.
+        solid_color: RGB of the last resort.
+    """
+
+    threshold: float = 0.3
+    treatment: Treatment = "generate"
+    tiny: Literal["pixelate", "solid"] = "solid"
+    min_region_px: float = 8
+    max_similarity: float = 0.4
+    attempts: int = 2
+    batch_size: int = 16
+    solid_color: tuple[int, int, int] = (96, 96, 96)

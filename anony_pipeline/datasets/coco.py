@@ -1,0 +1,203 @@
+"""The unified set: COCO files of faces and licence plates that `pycocotools` loads unchanged.
+
+Beyond COCO, an image says its ``source``, ``group``, ``plate_style`` and LVIS's ``not_exhaustive_category_ids`` (Gupta
+et al., "LVIS", CVPR 2019): kinds that may be there without a label, and therefore never count as negatives.
+"""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from upath import UPath
+
+from anony_pipeline.errors import DatasetError
+from anony_pipeline.storage import atomic, locations
+from anony_pipeline.storage.locations import AnyPath
+from anony_pipeline.structures.regions import CATEGORY_IDS, KINDS_BY_CATEGORY, Region
+
+FORMAT = "anony_pipeline.unified/1"
+CATEGORIES = [{"id": number, "name": kind.value, "supercategory": "region"} for kind, number in CATEGORY_IDS.items()]
+PROBLEMS_NAMED = 5
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class CocoSet:
+    """One split of the unified set, in memory.
+
+    Attributes:
+        path: The file that it was read from.
+        info: COCO's ``info``; ``sources`` gives each source's ``root``, relative to the file's folder or absolute.
+        images: Records with ``id``, ``file_name`` (below the source's root), ``width`` and ``height`` (missing if the
+            set was made without images), ``source``, ``group``, ``plate_style``, ``not_exhaustive_category_ids``, and
+            ``time`` where known.
+        annotations: Records with ``id``, ``image_id``, ``category_id``, ``bbox`` (x, y, width, height in pixels),
+            ``area``, ``iscrowd``, and ``attributes, identity, serial, quad, landmarks, person`` where known.
+        cache: The private folder where copies of images that aren't on this machine are kept; None keeps none.
+    """
+
+    path: UPath | Path
+    info: Record
+    images: list[Record]
+    annotations: list[Record]
+    cache: Path | None = None
+
+    def __len__(self) -> int:
+        """How many images there are."""
+        return len(self.images)
+
+    @cached_property
+    def annotations_by_image(self) -> dict[int, list[Record]]:
+        """Annotations by ``image_id``, in the file's order; every image has an entry."""
+        grouped: dict[int, list[Record]] = {image["id"]: [] for image in self.images}
+        for annotation in self.annotations:
+            grouped[annotation["image_id"]].append(annotation)
+        return grouped
+
+    def regions_by_image(self) -> dict[int, list[Region]]:
+        """Regions by image id, in the order of `annotations_by_image`; every image has an entry.
+
+        Annotations with ``iscrowd`` are among them: they hold faces too.
+        """
+        grouped = self.annotations_by_image
+        return {image["id"]: regions_of(image, grouped[image["id"]]) for image in self.images}
+
+    def image_file(self, image: Record) -> Path | UPath:
+        """Where an image lies: a `Path` on this machine (with a cache, that of the copy), a `UPath` elsewhere."""
+        root = self._roots.get(image.get("source"))
+        if root is None:
+            root = locations.location(self.path.parent)
+        file = root / image["file_name"]
+        if locations.is_local(file):
+            return Path(str(file))
+        return locations.local_copy(file, self.cache) if self.cache is not None and file.exists() else file
+
+    @cached_property
+    def is_remote(self) -> bool:
+        """Whether images of some source lie elsewhere than on this machine."""
+        return not all(
+            locations.is_local(root) for root in [locations.location(self.path.parent), *self._roots.values()]
+        )
+
+    @cached_property
+    def _roots(self) -> dict[str | None, UPath]:
+        folder = locations.location(self.path.parent)
+        return {
+            name: locations.location(source["root"], relative_to=folder)
+            for name, source in self.info.get("sources", {}).items()
+        }
+
+
+def regions_of(image: Record, annotations: Sequence[Record]) -> list[Region]:
+    """The regions of one image, in the order of its annotations."""
+    return [Region.from_coco(annotation, style=image.get("plate_style")) for annotation in annotations]
+
+
+def load(path: AnyPath) -> CocoSet:
+    """Read and check a unified file.
+
+    Raises:
+        DatasetError: If the file is missing, no JSON, or not what the unified set is; the first problems are named.
+    """
+    location = locations.location(path)
+    try:
+        content = json.loads(location.read_bytes())
+    except FileNotFoundError as error:
+        raise DatasetError("there is no such unified file", where=location, do="make it: `anony unify`") from error
+    except (OSError, ValueError) as error:
+        raise DatasetError(
+            "the unified file can't be read", where=location, got=f"{type(error).__name__}: {error}", do="make it anew"
+        ) from error
+    if not isinstance(content, dict):
+        raise DatasetError("the unified file must be a JSON object", where=location, got=type(content).__name__)
+    if problems := _problems(content):
+        more = f"\n  ... and {len(problems) - PROBLEMS_NAMED} more" if len(problems) > PROBLEMS_NAMED else ""
+        raise DatasetError(
+            "the unified file is not COCO of faces and licence plates:\n  "
+            + "\n  ".join(problems[:PROBLEMS_NAMED])
+            + more,
+            where=location,
+            allowed="images, annotations, and the categories 1 face and 2 license_plate",
+            do="mend the file, or remove it and make it anew: `anony unify`",
+        )
+    return CocoSet(location, content.get("info", {}), content["images"], content["annotations"])
+
+
+def save(path: Path | UPath, info: Record, images: Iterable[Record], annotations: Iterable[Record]) -> None:
+    """Write a unified file: one record a line, keys sorted, so that equal sets give equal bytes.
+
+    Raises:
+        ValueError: If a number is not finite: JSON has none of those.
+    """
+    with atomic.writing(path) as file:
+        file.write(b'{"annotations": ')
+        _write_records(file, annotations)
+        file.write(b',\n"categories": ')
+        _write_records(file, CATEGORIES)
+        file.write(b',\n"images": ')
+        _write_records(file, images)
+        file.write(b',\n"info": ' + _line(info) + b"}\n")
+
+
+def _write_records(file: Any, records: Iterable[Record]) -> None:  # noqa: ANN401 - any binary file
+    file.write(b"[")
+    for number, record in enumerate(records):
+        file.write((b",\n" if number else b"\n") + _line(record))
+    file.write(b"\n]")
+
+
+def _line(record: Record) -> bytes:
+    return json.dumps(record, sort_keys=True, ensure_ascii=False, allow_nan=False).encode()
+
+
+def _problems(content: Record) -> list[str]:
+    for key in ("images", "annotations", "categories"):
+        value = content.get(key)
+        if not isinstance(value, list) or not all(isinstance(record, dict) for record in value):
+            return [f"{key}: must be a list of objects"]
+    categories = [[category.get("id"), category.get("name")] for category in content["categories"]]
+    if sorted(categories, key=str) != [[number, kind.value] for number, kind in KINDS_BY_CATEGORY.items()]:
+        return [f"categories: got {categories}"]
+    info = content.get("info", {})
+    named = info.get("sources", {}) if isinstance(info, dict) else None
+    if not isinstance(named, dict) or not all(
+        isinstance(source, dict) and "root" in source for source in named.values()
+    ):
+        return ["info: must be an object, and each of its sources must have a root"]
+    problems = _repeated("images", content["images"]) + _repeated("annotations", content["annotations"])
+    for number, image in enumerate(content["images"]):
+        if not isinstance(image.get("file_name"), str) or not image["file_name"]:
+            problems.append(f"images[{number}]: file_name must be text")
+    if problems:
+        return problems
+    known = {image["id"] for image in content["images"]}
+    for number, annotation in enumerate(content["annotations"]):
+        if mistake := _annotation_mistake(annotation, known):
+            problems.append(f"annotations[{number}]: {mistake}")
+    return problems
+
+
+def _repeated(name: str, records: Sequence[Record]) -> list[str]:
+    ids = [record.get("id") for record in records]
+    if not all(type(number) is int for number in ids):
+        return [f"{name}: every id must be a whole number"]
+    return [f"{name}: the id {number} stands {count} times" for number, count in Counter(ids).items() if count > 1]
+
+
+def _annotation_mistake(annotation: Record, known_images: set[Any]) -> str | None:
+    image, category = annotation.get("image_id"), annotation.get("category_id")
+    if type(image) is not int or image not in known_images:
+        return f"image_id {image!r} names no image"
+    if type(category) is not int or category not in KINDS_BY_CATEGORY:
+        return f"category_id must be 1 or 2: got {category!r}"
+    box: Any = annotation.get("bbox")
+    numeric = isinstance(box, list) and len(box) == 4 and all(type(value) in (int, float) for value in box)
+    if not numeric or not all(math.isfinite(value) for value in box) or box[2] <= 0 or box[3] <= 0:
+        return f"bbox must be x, y, and a width and height above 0: got {box!r}"
+    return None

@@ -1,0 +1,101 @@
+"""The size of an image, and whether its file is whole, without decoding a pixel.
+
+A header costs a small part of a decoding (`benchmarks/read_images.py`), so that every file of a data set can be
+looked at each time. What is found: a file that is missing, empty, no image, or cut off before its format's end (JPEG,
+PNG, WebP, BMP). What is not: damage in the middle of a file, which only decoding shows.
+"""
+
+import io
+import os
+import struct
+from pathlib import Path
+from typing import BinaryIO
+
+from PIL import ExifTags, Image
+from upath import UPath
+
+from anony_pipeline.errors import AnonyPipelineError, MediaError
+from anony_pipeline.storage import locations
+
+# The orientations that swap width and height (Exif 2.32, tag 0x0112).
+TURNED = frozenset({5, 6, 7, 8})
+TAIL_BYTES = 4096
+END_MARKERS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND\xae\x42\x60\x82"}
+
+
+def upright_size(path: Path | UPath, cache: Path | None = None) -> tuple[int, int]:
+    """Read an image's ``(width, height)`` in pixels, as it stands upright by its EXIF orientation.
+
+    Args:
+        path: A local file, or one of any fsspec file system.
+        cache: The folder where a copy of a file that is not local is kept; None reads it without keeping it.
+
+    Raises:
+        MediaError: If the file is missing, empty, truncated or no image.
+    """
+    try:
+        if locations.is_local(path) or cache is not None:
+            with locations.local_copy(path, cache or Path()).open("rb") as file:
+                return _upright_size(file, path)
+        return _upright_size(io.BytesIO(path.read_bytes()), path)
+    except AnonyPipelineError as error:
+        if isinstance(error, MediaError):
+            raise
+        raise MediaError(
+            "the image is not there", where=path, do="copy it, or remove it from the annotation"
+        ) from error
+    except FileNotFoundError as error:
+        raise MediaError(
+            "the image is not there", where=path, do="copy it, or remove it from the annotation"
+        ) from error
+    except OSError as error:
+        raise MediaError("the image can't be read", where=path, got=error.strerror or str(error)) from error
+
+
+def _upright_size(file: BinaryIO, where: object) -> tuple[int, int]:
+    length = file.seek(0, os.SEEK_END)
+    if length == 0:
+        raise MediaError("the image file is empty", where=where, got="0 bytes", do="copy the file again")
+    file.seek(max(0, length - TAIL_BYTES))
+    tail = file.read()
+    file.seek(0)
+    try:
+        with Image.open(file) as image:
+            (width, height), name = image.size, image.format or ""
+            turned = _orientation(image) in TURNED
+            head = _head(file)
+    except (Image.DecompressionBombError, SyntaxError, ValueError, EOFError, OSError, struct.error) as error:
+        raise MediaError(
+            "the file is no image that can be read", where=where, got=type(error).__name__, do="convert or remove it"
+        ) from error
+    if not _is_whole(name, head, tail, length):
+        raise MediaError(
+            "the image file is truncated",
+            where=where,
+            got=f"{length} bytes without the end of a {name}",
+            do="copy it again",
+        )
+    return (height, width) if turned else (width, height)
+
+
+def _orientation(image: Image.Image) -> int | None:
+    try:
+        # PngImageFile.getexif would decode the whole image; the base class reads what stands before the pixels.
+        return Image.Image.getexif(image).get(ExifTags.Base.Orientation)
+    except (SyntaxError, ValueError, TypeError, LookupError, EOFError, OSError, struct.error):
+        return None  # damaged metadata: decoders leave such an image as it stands
+
+
+def _head(file: BinaryIO) -> bytes:
+    file.seek(0)
+    return file.read(8)
+
+
+def _is_whole(name: str, head: bytes, tail: bytes, length: int) -> bool:
+    if name in END_MARKERS:
+        return END_MARKERS[name] in tail
+    if name == "WEBP":  # RIFF: the bytes that follow the first eight
+        return int.from_bytes(head[4:8], "little") + 8 <= length
+    if name == "BMP":
+        return int.from_bytes(head[2:6], "little") <= length
+    return True

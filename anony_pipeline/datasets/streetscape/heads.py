@@ -1,0 +1,252 @@
+"""Heads in front of a camera: a person's face with an expression, turned, lit and drawn."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from anony_pipeline.datasets.streetscape.anatomy import Marks, bump, skull_of, template
+from anony_pipeline.datasets.streetscape.identity import EYE_COLORS, Person
+from anony_pipeline.datasets.streetscape.skin import cover_of, smoothstep
+from anony_pipeline.datasets.streetscape.surfaces import Light, Raster, Surface, View, normals_of, render, rotated
+from anony_pipeline.datasets.streetscape.wear import HAT_RIMS, Wear, body_surfaces, worn_surfaces
+
+FACE_TOP, FACE_ANGLE = 0.60, 1.30
+
+
+@dataclass(frozen=True)
+class Pose:
+    """How a head is turned, in degrees: yaw to the viewer's right, pitch up, roll clockwise."""
+
+    yaw: float = 0.0
+    pitch: float = 0.0
+    roll: float = 0.0
+
+    def matrix(self) -> np.ndarray:
+        """The ``(3, 3)`` rotation of the head's space into the viewer's."""
+        yaw, pitch, roll = np.radians([self.yaw, -self.pitch, -self.roll])
+        about_y = np.array([[np.cos(yaw), 0, np.sin(yaw)], [0, 1, 0], [-np.sin(yaw), 0, np.cos(yaw)]])
+        about_x = np.array([[1, 0, 0], [0, np.cos(pitch), -np.sin(pitch)], [0, np.sin(pitch), np.cos(pitch)]])
+        about_z = np.array([[np.cos(roll), -np.sin(roll), 0], [np.sin(roll), np.cos(roll), 0], [0, 0, 1]])
+        return about_z @ about_x @ about_y
+
+
+@dataclass(frozen=True)
+class Expression:
+    """What a face does: 0 at rest, 1 strongly; ``eyes_open`` is 1 at rest; the gaze is in ``[-1, 1]`` each way."""
+
+    mouth_open: float = 0.0
+    smile: float = 0.0
+    eyes_open: float = 1.0
+    gaze: tuple[float, float] = (0.0, 0.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Head:
+    """A head's surfaces in its own space, with the points that annotations are made of.
+
+    Attributes:
+        surfaces: What is drawn.
+        landmarks: ``(3, 5)``: eyes, nose tip, mouth corners; the viewer's left first when it looks straight ahead.
+        face: ``(3, R, C)``: the grid from hairline to chin and ear to ear, of which the box is made.
+        body: Surfaces that turn with the body, not with the head.
+    """
+
+    surfaces: list[Surface]
+    landmarks: np.ndarray
+    face: np.ndarray
+    body: list[Surface] = field(default_factory=list)
+
+
+@dataclass(frozen=True, eq=False)
+class DrawnHead:
+    """A drawing of a head and its truth, in pixels of the canvas.
+
+    Attributes:
+        raster: Linear colors and alpha.
+        box_xyxy: ``(4,)`` tightly about the face: hairline to chin, cheek to cheek, as far as it is turned to the
+            viewer; zeros if it is turned away.
+        landmarks: ``(5, 2)``: eyes, nose tip, mouth corners; the viewer's left first.
+    """
+
+    raster: Raster
+    box_xyxy: np.ndarray
+    landmarks: np.ndarray
+
+
+def build_head(
+    person: Person, expression: Expression, wear: Wear, rng: np.random.Generator, *, body: str | None = "bust"
+) -> Head:
+    """Make a person's head with an expression and what is worn.
+
+    Args:
+        person: Who.
+        expression: What the face does.
+        wear: Glasses, hat, mask and clothes.
+        rng: For folds of cloth and the body's stance.
+        body: ``bust``, ``whole`` or None.
+    """
+    cover, skull = cover_of(person), skull_of(person)
+    points, albedo, gloss = cover.points.copy(), cover.albedo.copy(), cover.gloss.copy()
+    bare = skull.points.copy()
+    drawn = None
+    if wear.hat in HAT_RIMS:
+        # A hat presses the hair down, and what is under it need not be drawn.
+        height = np.cos(template().polar)[:, None]
+        drawn = np.broadcast_to(height < HAT_RIMS[wear.hat] + 0.08, points.shape[1:])
+        above = smoothstep(0.25, 0.5, np.cos(template().polar))[:, None]
+        points += (bare * 1.02 - points) * above
+    _move(points, skull.marks, expression)
+    _move(bare, skull.marks, expression)
+    landmarks = _paint_mouth(person, skull.marks, expression, (points, albedo, gloss))
+    _paint_eyes(person, skull.marks, expression, (points, albedo, gloss))
+    surfaces = [Surface(points, albedo, gloss, cover.occlusion, drawn, soft=True), *cover.more]
+    if wear.hat == "hood":
+        surfaces = surfaces[:1]
+    surfaces += worn_surfaces(wear, bare, skull.marks, rng)
+    grid = template()
+    rows = np.nonzero(np.cos(grid.polar) < FACE_TOP)[0]
+    columns = np.nonzero(np.abs(grid.azimuth) < FACE_ANGLE)[0]
+    # A third of the points do; evenly chosen, so that left and right are treated alike.
+    chosen = [np.rint(np.linspace(index[0], index[-1], len(index) // 3)).astype(int) for index in (rows, columns)]
+    face = bare[:, chosen[0]][:, :, chosen[1]]
+    parts = (
+        []
+        if body is None
+        else body_surfaces(wear, person.skin_rgb, person.score("neck_width"), rng, whole=body == "whole")
+    )
+    return Head(surfaces, landmarks, face, parts)
+
+
+def draw_head(head: Head, pose: Pose, light: Light, view: View, *, body_yaw: float = 0.0) -> DrawnHead:
+    """Turn, light and draw a head.
+
+    Args:
+        head: Made by `build_head`.
+        pose: How the head is turned.
+        light: Where light comes from, in the viewer's space.
+        view: The canvas; the head's center appears at ``center_xy``.
+        body_yaw: How far the body is turned, in degrees.
+    """
+    turn, body_turn = pose.matrix(), Pose(yaw=body_yaw).matrix()
+    surfaces = [_turned(surface, turn) for surface in head.surfaces] + [_turned(part, body_turn) for part in head.body]
+    raster = render(surfaces, view, light)
+    face = rotated(head.face, turn)
+    normals = normals_of(face)
+    facing = normals[2] * (view.distance - face[2]) - normals[0] * face[0] - normals[1] * face[1] > 0
+    seen = view.project(face)[:, facing]
+    box = np.concatenate([seen.min(axis=1), seen.max(axis=1)]) if facing.any() else np.zeros(4)
+    return DrawnHead(raster, box, view.project(rotated(head.landmarks, turn)).T)
+
+
+def _turned(surface: Surface, rotation: np.ndarray) -> Surface:
+    return replace(surface, points=rotated(surface.points, rotation))
+
+
+def _move(points: np.ndarray, marks: Marks, expression: Expression) -> None:
+    """Shift the face's points as the jaw opens and the mouth's corners rise, in place."""
+    x, y, z = points
+    front = smoothstep(-0.1, 0.35, z)
+    if expression.smile:
+        side = np.abs(x)
+        corner = bump(side, y, (marks.mouth_half_width, marks.mouth_y), (0.10, 0.09)) * front * expression.smile
+        cheek = bump(side, y, (0.33, -0.30), (0.12, 0.10)) * front * expression.smile
+        points[0] += np.sign(x) * 0.035 * corner
+        points[1] += 0.05 * corner + 0.02 * cheek
+        points[2] += 0.035 * cheek - 0.015 * corner
+    if expression.mouth_open:
+        points[1] -= expression.mouth_open * 0.17 * smoothstep(marks.mouth_y + 0.02, marks.mouth_y - 0.30, y) * front
+
+
+def _paint_mouth(
+    person: Person, marks: Marks, expression: Expression, parts: tuple[np.ndarray, np.ndarray, np.ndarray]
+) -> np.ndarray:
+    """Paint lips, teeth and the dark between them; returns the ``(3, 5)`` landmarks."""
+    points, albedo, gloss = parts
+    grid = template()
+    face = _band(marks.mouth_y - 0.04, 0.26)
+    x, y, z = (axis[face] for axis in points)
+    center = marks.mouth_y - 0.055 * expression.mouth_open
+    half = marks.mouth_half_width * (1 + 0.16 * expression.smile - 0.12 * expression.mouth_open)
+    curve = 0.055 * expression.smile + 0.014 * person.score("mouth_curve")
+    line = center + curve * (x / half) ** 2
+    arch = np.clip(1 - (x / half) ** 2, 0, 1)
+    gap = (0.003 + 0.085 * expression.mouth_open + 0.022 * max(0.0, expression.smile - 0.35)) * arch**0.7
+    bow = 1 - 0.22 * np.exp(-((x / 0.035) ** 2))
+    upper = line + gap + marks.lip_upper * arch**0.75 * bow
+    lower = line - gap - marks.lip_lower * arch**0.6
+    lips = smoothstep(-0.008, 0.010, upper - y) * smoothstep(-0.008, 0.010, y - lower) * (np.abs(x) < half)
+    inner = smoothstep(-0.004, 0.010, gap - np.abs(y - line)) * (gap > 0.006)
+    seam = np.exp(-(((y - line) / 0.009) ** 2)) * np.sqrt(arch) * (gap < 0.012)
+    tint = person.skin_rgb * (0.92, 0.60 - 0.06 * person.score("lip_color"), 0.62 - 0.05 * person.score("lip_color"))
+    mouth_albedo = albedo[:, face[0], face[1]]
+    mouth_albedo += (tint[:, None, None] - mouth_albedo) * lips * (0.72 + 0.08 * person.score("lip_color"))
+    mouth_albedo *= 1 - 0.75 * seam
+    teeth = smoothstep(-0.2, 0.15, (y - line) / np.maximum(gap, 1e-3)) * (np.abs(x) < half * 0.8)
+    inside = np.array([0.05, 0.012, 0.012])[:, None, None] + teeth * np.array([0.58, 0.53, 0.45])[:, None, None]
+    mouth_albedo += (inside - mouth_albedo) * inner
+    gloss[face] += lips * 0.16
+    swell = 0.034 * np.sin(np.pi * np.clip((y - line - gap) / np.maximum(upper - line - gap, 1e-3), 0, 1)) * (y > line)
+    swell += 0.044 * np.sin(np.pi * np.clip((line - gap - y) / np.maximum(line - gap - lower, 1e-3), 0, 1)) * (y < line)
+    points[2][face] = z + swell * np.sqrt(arch) * (1 - inner) - 0.05 * inner * (1 - teeth)
+    upper_face = [axis[grid.face_rows, grid.face_columns] for axis in points]
+    marked = ((-marks.eye_x, marks.eye_y), (marks.eye_x, marks.eye_y), (0.0, marks.nose_tip_y))
+    corners = [_nearest((x, y, points[2][face]), (side * half, center + curve)) for side in (-1, 1)]
+    return np.stack([*(_nearest(upper_face, place) for place in marked), *corners], axis=1)
+
+
+def _band(y: float, reach: float) -> tuple[slice, slice]:
+    """The part of the face's grid within ``reach`` of a height."""
+    grid = template()
+    rows = np.nonzero(np.abs(np.cos(grid.polar) - y) < reach)[0]
+    return slice(int(rows[0]), int(rows[-1]) + 1), grid.face_columns
+
+
+def _nearest(axes: Sequence[np.ndarray], place_xy: tuple[float, float]) -> np.ndarray:
+    index = np.argmin((axes[0] - place_xy[0]) ** 2 + (axes[1] - place_xy[1]) ** 2)
+    return np.array([axis.reshape(-1)[index] for axis in axes], np.float32)
+
+
+def _paint_eyes(
+    person: Person, marks: Marks, expression: Expression, parts: tuple[np.ndarray, np.ndarray, np.ndarray]
+) -> None:
+    points, albedo, gloss = parts
+    band = _band(marks.eye_y, 0.19)
+    x, y = points[0][band], points[1][band]
+    colors = albedo[:, band[0], band[1]]
+    for side in (-1, 1):
+        _paint_eye(person, marks, expression, (side, x, y, colors, gloss[band]))
+
+
+def _paint_eye(
+    person: Person,
+    marks: Marks,
+    expression: Expression,
+    parts: tuple[int, np.ndarray, np.ndarray, np.ndarray, np.ndarray],
+) -> None:
+    side, x, y, colors, gloss = parts
+    out = side * x - marks.eye_x
+    along = out / marks.eye_half_width
+    up = y - marks.eye_y - marks.eye_tilt * out
+    arch = np.clip(1 - along**2, 0, 1)
+    low = -0.62 * marks.eye_half_height * arch
+    opened = np.clip(expression.eyes_open - 0.22 * expression.smile, 0.02, 1.15)
+    top = low + (marks.eye_half_height * 1.62 * opened) * arch**0.72 * (1 - 0.10 * along)
+    near = np.abs(along) < 1.25
+    open_eye = smoothstep(-0.003, 0.010, np.minimum(top - up, up - low)) * (np.abs(along) < 1)
+    gaze_x, gaze_y = expression.gaze
+    radius = np.sqrt((x - side * marks.eye_x - 0.055 * gaze_x) ** 2 + (up - 0.010 - 0.025 * gaze_y) ** 2)
+    white = np.array([0.44, 0.41, 0.38])[:, None, None] * (1 - 0.25 * along**2)
+    iris = np.array(EYE_COLORS[person.eye_color])[:, None, None] * (0.75 + 0.5 * smoothstep(0.06, 0.03, radius))
+    iris = iris * (1 - 0.7 * smoothstep(0.052, 0.064, radius))
+    ball = white + (iris - white) * smoothstep(0.070, 0.060, radius)
+    ball = ball * (1 - smoothstep(0.030, 0.022, radius))
+    glint = np.exp(-(((x - side * marks.eye_x - 0.055 * gaze_x - 0.018) ** 2 + (up - 0.034) ** 2) / 0.00018))
+    ball = ball * (1 - 0.55 * smoothstep(0.035, 0.0, top - up)) + 0.55 * glint
+    colors += (ball - colors) * open_eye
+    lash = np.exp(-(((up - top) / 0.011) ** 2)) * near * (arch > 0) * 0.85
+    rim = np.exp(-(((up - low) / 0.009) ** 2)) * near * (arch > 0) * 0.40
+    fold = 0.030 + 0.010 * person.score("eye_crease")
+    crease = np.exp(-(((up - top - fold) / 0.010) ** 2)) * smoothstep(1.25, 0.8, np.abs(along)) * 0.38
+    colors *= 1 - np.clip(lash + rim + crease, 0, 0.92)
+    gloss *= 1 - 0.8 * open_eye

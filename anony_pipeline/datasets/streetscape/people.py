@@ -1,0 +1,162 @@
+"""Pictures of people: single heads to composite, and photographed crops to fit judges on."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+
+from anony_pipeline.datasets.streetscape import camera as cameras
+from anony_pipeline.datasets.streetscape.camera import Family
+from anony_pipeline.datasets.streetscape.heads import Expression, Pose, build_head, draw_head
+from anony_pipeline.datasets.streetscape.identity import Person, sample_person
+from anony_pipeline.datasets.streetscape.skin import noise
+from anony_pipeline.datasets.streetscape.surfaces import Light, View
+from anony_pipeline.datasets.streetscape.wear import Wear, sample_wear
+
+__all__ = ["FaceCrop", "Person", "render_face_crop", "render_head", "sample_expression", "sample_person", "sample_pose"]
+
+
+@dataclass(frozen=True, eq=False)
+class FaceCrop:
+    """A photographed face.
+
+    Attributes:
+        image: ``(S, S, 3)`` uint8 RGB.
+        box_xyxy: ``(4,)`` float32, tightly about the face, in pixels; cut to the image.
+        landmarks: ``(5, 2)`` float32: eyes, nose tip, mouth corners; the viewer's left first.
+        attributes: What is known by construction, as JSON values: of person, pose, what is worn, light and camera.
+    """
+
+    image: np.ndarray
+    box_xyxy: np.ndarray
+    landmarks: np.ndarray
+    attributes: dict[str, Any]
+
+
+def sample_pose(rng: np.random.Generator, spread: float = 1.0) -> Pose:
+    """Draw how a head is turned: mostly half toward the viewer, at times to profile."""
+    yaw = rng.normal(0, 26 * spread) if rng.random() < 0.82 else rng.uniform(-88, 88)
+    return Pose(
+        float(np.clip(yaw, -95, 95)),
+        float(np.clip(rng.normal(-1, 9 * spread), -32, 32)),
+        float(rng.normal(0, 6 * spread)),
+    )
+
+
+def sample_expression(rng: np.random.Generator) -> Expression:
+    """Draw what a face does."""
+    return Expression(
+        mouth_open=float(rng.beta(1.0, 2.2)) if rng.random() < 0.3 else 0.0,
+        smile=float(rng.beta(1.5, 1.5)) if rng.random() < 0.45 else 0.0,
+        eyes_open=float(rng.uniform(0.05, 0.35))
+        if rng.random() < 0.06
+        else float(np.clip(rng.normal(0.95, 0.13), 0.5, 1.2)),
+        gaze=(float(np.clip(rng.normal(0, 0.45), -1, 1)), float(np.clip(rng.normal(0, 0.3), -1, 1))),
+    )
+
+
+def render_head(
+    person: Person,
+    pose: Pose,
+    light: Light,
+    size: int,
+    *,
+    expression: Expression | None = None,
+    wear: Wear | None = None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Draw a head alone, to be composited.
+
+    Args:
+        person: Who.
+        pose: How the head is turned.
+        light: Where light comes from.
+        size: The canvas's edge in px; the head's height is 0.62 of it, which leaves room for hair and hat.
+        expression: What the face does; at rest if None.
+        wear: Glasses, hat and mask; nothing if None.
+
+    Returns:
+        ``(S, S, 3)`` uint8 RGB, ``(S, S)`` float32 alpha in ``[0, 1]``, ``(5, 2)`` landmarks and the ``(4,)`` xyxy box.
+    """
+    rng = np.random.default_rng(person.seed)
+    head = build_head(person, expression or Expression(), wear or Wear(), rng, body=None)
+    drawn = draw_head(head, pose, light, View((size, size), size * 0.31, (size / 2, size * 0.53)))
+    image = np.clip(cameras.encode(drawn.raster.rgb) * 255 + 0.5, 0, 255).astype(np.uint8)
+    return image, drawn.raster.alpha, drawn.landmarks.astype(np.float32), drawn.box_xyxy.astype(np.float32)
+
+
+def render_face_crop(person: Person, rng: np.random.Generator, size: int = 128, *, family: Family = "base") -> FaceCrop:
+    """Photograph a person as some camera would meet it: any pose, light, expression, covering, background and quality.
+
+    Args:
+        person: Who.
+        rng: Everything but the person comes from here.
+        size: The crop's edge in px. The face's box takes about half of it.
+        family: Which cameras and times of day.
+
+    Returns:
+        The crop with its truth.
+    """
+    time = cameras.sample_time(rng, family)
+    light = cameras.sample_light(rng, time)
+    pose, expression, wear = sample_pose(rng), sample_expression(rng), sample_wear(rng)
+    shrink = float(rng.uniform(0.3, 1.0)) if rng.random() < 0.35 else 1.0
+    drawn_size = max(24, round(size * shrink))
+    scale = drawn_size * rng.uniform(0.235, 0.33)
+    center = drawn_size * (0.5 + rng.normal(0, 0.03)), drawn_size * (0.47 + rng.normal(0, 0.03))
+    head = build_head(person, expression, wear, rng)
+    fine = 2.0 if scale < 24 else 1.5
+    view = View((drawn_size, drawn_size), scale, center, float(rng.uniform(6, 20)), fine)
+    drawn = draw_head(head, pose, light, view, body_yaw=pose.yaw * rng.uniform(0, 0.7))
+    alpha = drawn.raster.alpha[..., None]
+    scene = drawn.raster.rgb * alpha + background(rng, light, drawn_size) * (1 - alpha)
+    camera = cameras.sample_camera(rng, family, time, drawn_size)
+    image = cameras.photograph(scene, camera, rng)
+    if drawn_size != size:
+        image = cv2.resize(image, (size, size), interpolation=cv2.INTER_CUBIC)
+    zoom = size / drawn_size
+    return FaceCrop(
+        image=image,
+        box_xyxy=np.clip(drawn.box_xyxy * zoom, 0, size).astype(np.float32),
+        landmarks=(drawn.landmarks * zoom).astype(np.float32),
+        attributes={
+            **person.attributes(),
+            **view_attributes(pose, expression, wear),
+            "time": time,
+            "light": [round(value, 3) for value in light.direction],
+            "blur": round(float(np.hypot(camera.blur_px, camera.motion_px / 3.5)) * zoom + 0.5 * (zoom - 1), 3),
+            "noise": round(camera.noise, 4),
+            "jpeg_quality": camera.jpeg_quality,
+            "shrink": round(drawn_size / size, 3),
+        },
+    )
+
+
+def view_attributes(pose: Pose, expression: Expression, wear: Wear) -> dict[str, Any]:
+    """What is known of one photograph by construction, as JSON values; angles in degrees."""
+    return {
+        "yaw": round(pose.yaw, 1),
+        "pitch": round(pose.pitch, 1),
+        "roll": round(pose.roll, 1),
+        "mouth_open": round(expression.mouth_open, 3),
+        "smile": round(expression.smile, 3),
+        "eyes_open": round(expression.eyes_open, 3),
+        "glasses": wear.glasses,
+        "hat": wear.hat,
+        "mask": wear.mask,
+    }
+
+
+def background(rng: np.random.Generator, light: Light, size: int) -> np.ndarray:
+    """Something out of focus behind a head, ``(size, size, 3)`` linear: walls, windows, lamps, foliage."""
+    colors = rng.uniform(0.03, 0.6, 2)[:, None] * (0.8 + 0.4 * rng.random((2, 3)))
+    share = np.clip(0.5 + 0.45 * noise(rng, (3, 3), (size, size)), 0, 1)[..., None]
+    picture = colors[0] * share + colors[1] * (1 - share)
+    picture = picture * np.clip(1 + 0.3 * noise(rng, (14, 14), (size, size)), 0.2, 2)[..., None]
+    for _ in range(int(rng.integers(0, 6))):
+        corner, extent = rng.integers(-size // 4, size, 2), rng.integers(size // 12, size, 2)
+        color = rng.uniform(0.01, 0.8) * (0.7 + 0.6 * rng.random(3))
+        rows = slice(max(0, int(corner[1])), max(0, int(corner[1] + extent[1])))
+        picture[rows, max(0, int(corner[0])) : max(0, int(corner[0] + extent[0]))] = color
+    ambient = np.array(light.sky_rgb) * 0.9 + np.array(light.sun_rgb) * 0.35
+    return cv2.GaussianBlur((picture * ambient).astype(np.float32), (0, 0), float(rng.uniform(0.4, 3.5)) * size / 128)

@@ -1,0 +1,17 @@
+"""The Definitions object that Dagster loads."""
+
+import dagster as dg
+
+from anony_pipeline.defs import checks, jobs, schedules, sensors
+from anony_pipeline.defs.assets import ALL as ASSETS
+from anony_pipeline.defs.launcher import Launcher
+from anony_pipeline.defs.resources import Experiment
+
+defs = dg.Definitions(
+    assets=ASSETS,
+    asset_checks=checks.ALL,
+    jobs=jobs.ALL,
+    schedules=schedules.ALL,
+    sensors=sensors.ALL,
+    resources={"experiment": Experiment(), "launcher": Launcher()},
+)

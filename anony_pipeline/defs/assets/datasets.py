@@ -1,0 +1,64 @@
+"""Raw data sets and the unified COCO set that everything else reads."""
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+
+from anony_pipeline.defs import metadata
+from anony_pipeline.defs.resources import Experiment
+
+GROUP = "datasets"
+
+
+RAW = {
+    "widerface": "WIDERFace: faces in all kinds of scenes, with six attributes.",
+    "pp4av": "PP4AV: faces and licence plates, seen from cars.",
+}
+
+
+@dg.multi_asset(
+    specs=[
+        dg.AssetSpec(key, group_name=GROUP, kinds={"image"}, skippable=True, description=description)
+        for key, description in RAW.items()
+    ],
+    can_subset=True,
+)
+def raw_data(context: dg.AssetExecutionContext, experiment: Experiment) -> Iterator[dg.MaterializeResult]:
+    """The data sets' folders: found, unpacked from an archive, or drawn."""
+    from anony_pipeline.datasets import raw
+
+    config = experiment.config()
+    reports = raw.provide(config.data, Path(config.paths.cache))
+    for key in sorted(context.selected_asset_keys):
+        mine = [report for report in reports if report.layout == key.to_user_string()]
+        yield dg.MaterializeResult(
+            asset_key=key,
+            metadata={
+                "files": sum(report.files for report in mine),
+                "megabytes": sum(report.megabytes for report in mine),
+                "sources": metadata.table([dataclasses.asdict(report) for report in mine]),
+            },
+            data_version=dg.DataVersion("-".join(report.version for report in mine) or "none"),
+        )
+
+
+@dg.asset(group_name=GROUP, deps=list(RAW), kinds={"coco"})
+def unified_coco(experiment: Experiment) -> dg.MaterializeResult:
+    """All sources in one COCO file a split: categories `face` and `license_plate`, boxes in pixels."""
+    from anony_pipeline.datasets import unify
+    from anony_pipeline.datasets.sources import SPLITS
+    from anony_pipeline.storage import manifests
+
+    config = experiment.config()
+    report = unify.ensure_unified(config)
+    files = [unify.unified_file(config.paths.unified, split) for split in SPLITS]
+    return dg.MaterializeResult(
+        metadata={
+            "made": report is not None,
+            **(metadata.numbers(report) if report else {}),
+            "folder": metadata.path(config.paths.unified),
+        },
+        data_version=dg.DataVersion("-".join(manifests.sha256_of(file)[:12] for file in files)),
+    )

@@ -1,0 +1,113 @@
+"""What leaked and what was lost: one pass of the judges, its figures by plate style, and the scorecard."""
+
+from collections.abc import Iterator
+
+import dagster as dg
+
+from anony_pipeline.defs import checkpoints, metadata
+from anony_pipeline.defs.partitions import PER_STYLE, STYLE_KEYS, styles_of
+from anony_pipeline.defs.resources import Experiment
+from anony_pipeline.storage import atomic
+from anony_pipeline.storage.locations import location
+
+GROUP = "evaluation"
+
+FIGURES = {
+    "anonymized_val": ("coverage", "coverage_outside"),
+    "fid": ("fid", "kid", "kid_of_inpaint"),
+    "arcface_similarity": ("arcface_mean_sim", "reid_rank1", "reid_excess", "tar_at_far_1e2"),
+    "easyocr_plate_accuracy": ("easyocr_plate_acc", "plate_cer", "plate_leak_rate"),
+    "detector_map": ("val_map", "val_map50", "map_retention"),
+}
+"""Asset -> the metrics that it shows, of the row of the anonymizer on detected boxes."""
+
+DESCRIPTIONS = {
+    "anonymized_val": "The val images, anonymized end to end: what was found, covered and refused.",
+    "fid": "How far anonymized regions are from real ones, to a feature network.",
+    "arcface_similarity": "Whether an anonymized face still leads to its person.",
+    "easyocr_plate_accuracy": "Whether the intended serial can be read, and the original one no longer.",
+    "detector_map": "Whether a detector still finds on the anonymized images what was there.",
+}
+
+
+@dg.multi_asset(
+    specs=[
+        dg.AssetSpec(
+            name,
+            group_name=GROUP,
+            description=DESCRIPTIONS[name],
+            deps=["joint_checkpoint", "unified_coco", "face_recognizer", "plate_reader", "held_out_judges"]
+            if name == "anonymized_val"
+            else ["anonymized_val"],
+            skippable=True,
+        )
+        for name in FIGURES
+    ],
+    can_subset=True,
+    pool="gpu",
+    **PER_STYLE,
+)
+def judged(context: dg.AssetExecutionContext, experiment: Experiment) -> Iterator[dg.MaterializeResult]:
+    """One pass over all asked styles: every judge is loaded once, and all figures come from the same tensors."""
+    from anony_pipeline.evaluation import scorecard as scorecards
+
+    config = experiment.config()
+    styles = styles_of(context)
+    checkpoint = checkpoints.current(context.instance, config)
+    card = scorecards.evaluate(
+        config, checkpoint, None if set(styles) == set(STYLE_KEYS) else styles, location(config.paths.outputs)
+    )
+    # In the order of FIGURES, which is that of the dependencies.
+    for name in (name for name in FIGURES if dg.AssetKey(name) in context.selected_asset_keys):
+        for style in styles:
+            figures = metadata.of_row(card.row(slice_name=f"style:{style}"), FIGURES[name])
+            context.add_asset_metadata(figures, asset_key=name, partition_key=style)
+        yield dg.MaterializeResult(
+            asset_key=name,
+            metadata={
+                **metadata.of_row(card.row(), FIGURES[name]),
+                "checkpoint": metadata.path(checkpoint),
+                "checkpoint_version": card.subject.sha256,
+            },
+        )
+
+
+GATES = {
+    "reid_excess": "rank-1 over that of `other_face`, upper bound of the interval",
+    "plate_leak_rate": "original serials that can still be read, upper bound of the interval",
+    "map_retention": "mAP of the held-out detector over that on the originals",
+    "coverage": "regions covered by half or more, on detected boxes",
+    "kid_of_inpaint": "KID over that of OpenCV's inpainting",
+}
+"""Check name -> what it asks. The bounds are the configuration's `evaluation.gates`."""
+
+
+@dg.asset(
+    group_name=GROUP,
+    deps=list(FIGURES),
+    check_specs=[dg.AssetCheckSpec(name, asset="scorecard", description=rule) for name, rule in GATES.items()],
+)
+def scorecard(context: dg.AssetExecutionContext, experiment: Experiment) -> dg.MaterializeResult:
+    """One checkpoint's figures beside the baselines', as JSON and as a page. Its checks are the release's gates."""
+    from anony_pipeline.evaluation import scorecard as scorecards
+
+    config = experiment.config()
+    output = location(config.paths.outputs)
+    card = scorecards.load(output / "scorecard.json")
+    checkpoint = checkpoints.current(context.instance, config)
+    history = checkpoints.scorecard_of(config, checkpoint)
+    atomic.write_bytes(history, (output / "scorecard.json").read_bytes())
+    figures = metadata.headline(card)
+    context.log_event(dg.AssetObservation(checkpoints.HISTORY, partition=checkpoint.name, metadata=figures))
+    return dg.MaterializeResult(
+        metadata={
+            **figures,
+            "figures": metadata.scorecard_table(card),
+            "passed": card.passed,
+            "checkpoint": metadata.path(checkpoint),
+            "report": metadata.path(output / "report" / "index.html"),
+            "scorecard": metadata.path(history),
+        },
+        data_version=dg.DataVersion(card.subject.sha256),
+        check_results=[metadata.gate_result(gate) for gate in card.gates],
+    )

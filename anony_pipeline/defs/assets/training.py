@@ -1,0 +1,87 @@
+"""The generator: pretrained on pseudo-targets, then trained jointly against detector and discriminator."""
+
+from collections.abc import Iterator
+
+import dagster as dg
+
+from anony_pipeline.defs import checkpoints as history
+from anony_pipeline.defs import metadata
+from anony_pipeline.defs.launcher import Launcher, OnEvent
+from anony_pipeline.defs.partitions import CHECKPOINTS
+from anony_pipeline.defs.resources import Experiment
+from anony_pipeline.storage.locations import location
+
+GROUP = "training"
+TARGETS = ["face_pseudo_targets", "plate_pseudo_targets"]
+GPU = "gpu"
+
+
+def observer(context: dg.OpExecutionContext | dg.AssetExecutionContext, asset: str) -> OnEvent:
+    """Hand the trainer's events to Dagster, which plots their numbers on the asset's page."""
+
+    def observe(event: dict[str, object]) -> None:
+        if figures := metadata.numbers(event):
+            context.log_event(dg.AssetObservation(asset, metadata=figures))
+
+    return observe
+
+
+@dg.asset(group_name=GROUP, deps=TARGETS, pool=GPU, kinds={"pytorch"})
+def pretrained_generator(
+    context: dg.AssetExecutionContext, experiment: Experiment, launcher: Launcher
+) -> dg.MaterializeResult:
+    """The base inpainting model with adapters that have seen the pseudo-targets, and nothing else yet."""
+    if experiment.config().training.pretrain_steps == 0:
+        return dg.MaterializeResult(metadata={"step": 0}, data_version=dg.DataVersion("base model"))
+    result = launcher.train(
+        experiment.files(), experiment.overrides, "pretrain", observer(context, "pretrained_generator")
+    )
+    checkpoint = location(result["checkpoint"])
+    return dg.MaterializeResult(
+        metadata={"checkpoint": metadata.path(checkpoint), "step": result["step"]},
+        data_version=dg.DataVersion(history.version(checkpoint)),
+    )
+
+
+@dg.op(
+    pool=GPU,
+    ins={name: dg.In(dg.Nothing) for name in ("pretrained", "faces", "plates")},
+    out=dg.Out(dg.Nothing),
+    tags={"dagster/compute_kind": "pytorch"},
+)
+def train_joint(
+    context: dg.OpExecutionContext, experiment: Experiment, launcher: Launcher
+) -> Iterator[dg.Output | dg.AssetMaterialization]:
+    """The GPU op: detector, generator and discriminator take turns until `training.max_steps`."""
+    result = launcher.train(experiment.files(), experiment.overrides, "joint", observer(context, "joint_checkpoint"))
+    checkpoint = location(result["checkpoint"])
+    history.register(context.instance, checkpoint.name)
+    yield history.announcement(checkpoint, result["step"])
+    yield dg.Output(
+        None,
+        metadata={"checkpoint": metadata.path(checkpoint), "step": result["step"]},
+        data_version=dg.DataVersion(history.version(checkpoint)),
+    )
+
+
+@dg.graph_asset(
+    group_name=GROUP,
+    kinds={"pytorch"},
+    ins={
+        "pretrained": dg.AssetIn("pretrained_generator", dagster_type=dg.Nothing),
+        "faces": dg.AssetIn("face_pseudo_targets", dagster_type=dg.Nothing),
+        "plates": dg.AssetIn("plate_pseudo_targets", dagster_type=dg.Nothing),
+    },
+)
+def joint_checkpoint(pretrained: None, faces: None, plates: None) -> None:
+    """The newest jointly trained checkpoint; its data version is the sha256 of its manifest."""
+    return train_joint(pretrained=pretrained, faces=faces, plates=plates)
+
+
+checkpoints = dg.AssetSpec(
+    "checkpoints",
+    group_name=GROUP,
+    partitions_def=CHECKPOINTS,
+    deps=["joint_checkpoint"],
+    description="All checkpoints, one a partition, each with the figures that it was judged to have.",
+)

@@ -1,0 +1,80 @@
+"""The roads through the graph that people ask for by name."""
+
+from typing import Any
+
+import dagster as dg
+from pydantic import Field
+
+from anony_pipeline.defs.partitions import EVERY_STYLE
+
+GROUPS = ("datasets", "plates", "judges", "targets", "training", "evaluation")
+HISTORY = dg.AssetSelection.assets("checkpoints")
+
+prepare_data = dg.define_asset_job(
+    "prepare_data",
+    selection=dg.AssetSelection.groups("datasets", "plates"),
+    description="Raw data sets to the unified COCO set, with its checks.",
+    tags=EVERY_STYLE,
+)
+pretrain = dg.define_asset_job(
+    "pretrain",
+    selection=dg.AssetSelection.groups("targets") | dg.AssetSelection.assets("pretrained_generator"),
+    description="Pseudo-targets and the generator that learns from them.",
+    tags=EVERY_STYLE,
+)
+joint_training = dg.define_asset_job(
+    "joint_training",
+    selection=dg.AssetSelection.assets("joint_checkpoint"),
+    description="Joint alternating training alone; it goes on from the newest checkpoint.",
+)
+evaluate = dg.define_asset_job(
+    "evaluate",
+    selection=dg.AssetSelection.groups("evaluation"),
+    description='Judges what joint_checkpoint stands for; one style alone: --tags \'{"dagster/partition": "FR"}\'.',
+    executor_def=dg.in_process_executor,
+    tags=EVERY_STYLE,
+)
+planb = dg.define_asset_job(
+    "planb",
+    selection=dg.AssetSelection.groups(*GROUPS) - HISTORY,
+    description="Raw data to scorecard in one run and one process.",
+    # Importing torch and the judges takes more than ten seconds a process.
+    executor_def=dg.in_process_executor,
+    tags=EVERY_STYLE,
+)
+release = dg.define_asset_job(
+    "release",
+    selection=dg.AssetSelection.groups("release"),
+    description="The anonymizer, if every gate passed, and the data set that it anonymized.",
+    executor_def=dg.in_process_executor,
+)
+
+
+class BaseModels(dg.Config):
+    """How much work the shipped weights are worth, and where they go."""
+
+    scale: float = Field(1.0, description="multiplies data and steps: 1 is for a GPU, 0.05 a few minutes on two cores")
+    device: str = Field("auto", description="auto, cpu, cuda")
+    output: str = Field("", description="a folder; empty: where the package's own weights lie")
+
+
+@dg.op(pool="gpu", out=dg.Out(dg.Nothing))
+def make_base_models(context: dg.OpExecutionContext, config: BaseModels) -> None:
+    """Train recognizers, readers, detectors, attribute network and base generator on procedural data alone."""
+    from pathlib import Path
+
+    from anony_pipeline.fitting import base_models
+    from anony_pipeline.models import weights
+
+    output = Path(config.output) if config.output else weights.SHIPPED
+    manifest = base_models.make_all(output, scale=config.scale, device=config.device)
+    context.log.info("%s: %s", output, ", ".join(manifest["models"]))
+
+
+@dg.job(executor_def=dg.in_process_executor, description="Makes the demo's shipped weights anew; resumable.")
+def base_models() -> None:
+    """The demo's shipped weights, from nothing but this program."""
+    make_base_models()
+
+
+ALL: list[Any] = [prepare_data, base_models, pretrain, joint_training, evaluate, planb, release]

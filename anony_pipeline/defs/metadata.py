@@ -1,0 +1,176 @@
+"""From reports of the library to Dagster metadata: numbers under stable names, small pictures, tables."""
+
+import base64
+import dataclasses
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+from anony_pipeline.config.schema import Config
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from anony_pipeline.evaluation.schema import Figure, Gate, Row, Scorecard
+    from anony_pipeline.targets.report import TargetReport
+
+PICTURE_BYTES = 200_000
+TABLE_ROWS = 50
+
+
+def numbers(report: Any, prefix: str = "") -> dict[str, Any]:  # noqa: ANN401 - any dataclass or mapping
+    """The numbers of a report, nested names joined by ``/``; NaN, infinity and anything else is left out.
+
+    >>> numbers({"images": 3, "boxes": {"face": 2}, "note": "x"})
+    {'images': 3, 'boxes/face': 2}
+    """
+    if dataclasses.is_dataclass(report) and not isinstance(report, type):
+        report = {field.name: getattr(report, field.name) for field in dataclasses.fields(report)}
+    found: dict[str, Any] = {}
+    for name, value in report.items():
+        key = f"{prefix}{name}"
+        if isinstance(value, dict) or dataclasses.is_dataclass(value):
+            found |= numbers(value, f"{key}/")
+        elif isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+            found[key] = value
+    return found
+
+
+def path(value: object) -> dg.MetadataValue:
+    """A file or folder, or a URL of a store."""
+    return dg.MetadataValue.path(str(value))
+
+
+def table(rows: Sequence[dict[str, Any]]) -> dg.MetadataValue:
+    """A table; a long one is cut, because dialogs get slow. Rows may lack columns."""
+    if not rows:
+        return dg.MetadataValue.text("no rows")
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    return dg.MetadataValue.table(
+        [
+            dg.TableRecord({name: "" if row.get(name) is None else row[name] for name in columns})
+            for row in rows[:TABLE_ROWS]
+        ]
+    )
+
+
+def is_procedural(config: Config) -> bool:
+    """Whether this program drew all images: only then do pictures go into metadata, which is not private."""
+    return config.data.streetscape is not None
+
+
+def picture(image_rgb: "np.ndarray", name: str) -> dg.MetadataValue:
+    """A picture inside the metadata: JPEG, shrunk until it fits into `PICTURE_BYTES`.
+
+    Args:
+        image_rgb: ``(H, W, 3)`` uint8, of procedural or rendered content only.
+        name: The alternative text.
+    """
+    import cv2
+
+    image, quality = cv2.cvtColor(image_rgb, cv2.COLOR_RGB2BGR), 85
+    while True:
+        data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
+        text = base64.b64encode(data).decode()
+        if len(text) <= PICTURE_BYTES:
+            return dg.MetadataValue.md(f"![{name}](data:image/jpeg;base64,{text})")
+        image = cv2.resize(image, None, fx=0.8, fy=0.8, interpolation=cv2.INTER_AREA)
+
+
+def sheet(images_rgb: "Sequence[np.ndarray]", cell_hw: tuple[int, int], columns: int) -> "np.ndarray":
+    """A contact sheet: images resized to one cell size, row by row, on white.
+
+    Args:
+        images_rgb: ``(H, W, 3)`` uint8 each; at least one.
+        cell_hw: Height and width of a cell in pixels.
+        columns: Cells in a row.
+
+    Returns:
+        ``(H, W, 3)`` uint8.
+    """
+    import numpy as np
+
+    from anony_pipeline.ops import images
+
+    height, width = cell_hw
+    rows = math.ceil(len(images_rgb) / columns)
+    page = np.full((rows * (height + 2), min(columns, len(images_rgb)) * (width + 2), 3), 255, np.uint8)
+    for i, image in enumerate(images_rgb):
+        top, left = i // columns * (height + 2), i % columns * (width + 2)
+        page[top : top + height, left : left + width] = images.resize(image, cell_hw)
+    return page
+
+
+def picture_file(file: Path, name: str) -> dg.MetadataValue:
+    """A picture file of procedural content inside the metadata (see `picture`)."""
+    from anony_pipeline.ops import images
+
+    return picture(images.read(file), name)
+
+
+def of_row(row: "Row | None", metrics: Sequence[str]) -> dict[str, Any]:
+    """A scorecard row's figures: numbers under the metric's name, and the reason where there is none.
+
+    Args:
+        row: `evaluation.schema.Row`, or None if the scorecard has no such row.
+        metrics: Which ones.
+    """
+    shown: dict[str, Any] = {}
+    for metric in metrics:
+        figure = row.figures.get(metric) if row is not None else None
+        if figure is None:
+            shown[f"{metric}/reason"] = "not in the scorecard"
+        elif figure.value is None:
+            shown[f"{metric}/reason"] = figure.reason
+        else:
+            shown[metric] = figure.value
+    return shown
+
+
+def headline(card: "Scorecard") -> dict[str, Any]:
+    """The anonymizer's overall figures on detected boxes, by the held-out judges."""
+    row = card.row()
+    return of_row(row, list(row.figures) if row is not None else [])
+
+
+def scorecard_table(card: "Scorecard") -> dg.MetadataValue:
+    """A row a method, overall, with the reason where there is no figure."""
+    return table(
+        [
+            {"method": row.method, "boxes": row.boxes, "judges": row.panel}
+            | {name: _shown(figure) for name, figure in row.figures.items()}
+            for row in card.rows
+            if row.slice == "overall"
+        ]
+    )
+
+
+def _shown(figure: "Figure") -> str:
+    return f"{figure.value:.3f}" if figure.value is not None else f"- ({figure.reason})"
+
+
+def gate_result(gate: "Gate") -> dg.AssetCheckResult:
+    """A gate as the result of an asset check: a failed one warns and doesn't stop the run."""
+    facts = {"value": gate.value, "bound": gate.bound, "rule": gate.rule, "reason": gate.reason}
+    return dg.AssetCheckResult(
+        check_name=gate.name,
+        passed=gate.passed,
+        severity=dg.AssetCheckSeverity.WARN,
+        metadata={name: value for name, value in facts.items() if value is not None},
+    )
+
+
+def of_targets(report: "TargetReport", config: Config) -> dict[str, Any]:
+    """Counts of pseudo-targets, and pairs of original and target where all pictures are procedural."""
+    shown: dict[str, Any] = {
+        name: getattr(report, name) for name in ("regions", "made", "reused", "too_small", "seconds")
+    }
+    shown |= {"method": report.method} | {f"failed/{reason}": count for reason, count in report.failed.items()}
+    if is_procedural(config) and report.examples:
+        pairs = [image for pair in report.examples[:12] for image in pair]
+        height, width = pairs[0].shape[:2]
+        shown["original and target"] = picture(sheet(pairs, (96, 96 * width // height), columns=8), report.name)
+    return shown

@@ -1,0 +1,46 @@
+"""The two partition definitions: plate style (static, read when the code location loads) and checkpoint (dynamic)."""
+
+import warnings
+from typing import Any
+
+import dagster as dg
+
+from anony_pipeline import project
+from anony_pipeline.plates import styles
+
+# BackfillPolicy is still marked beta; the warning would stand before each command's own output.
+warnings.filterwarnings("ignore", category=dg.BetaWarning)
+
+UNSPECIFIED = "unspecified"
+STYLE_KEYS = [*sorted(set(styles.load_styles(project.plate_styles_folder())) - {UNSPECIFIED}), UNSPECIFIED]
+
+STYLES = dg.StaticPartitionsDefinition(STYLE_KEYS)
+CHECKPOINTS = dg.DynamicPartitionsDefinition(name="checkpoint")
+
+PER_STYLE: dict[str, Any] = {"partitions_def": STYLES, "backfill_policy": dg.BackfillPolicy.single_run()}
+"""What every asset by plate style takes: one definition, and all styles in one step, so that models load once."""
+
+ONE_STYLE = "dagster/partition"
+"""Tag of a run that is about one style."""
+
+EVERY_STYLE = {
+    "dagster/asset_partition_range_start": STYLE_KEYS[0],
+    "dagster/asset_partition_range_end": STYLE_KEYS[-1],
+}
+"""Tags of a job's run that is about all styles."""
+
+
+def styles_of(context: dg.AssetExecutionContext) -> list[str]:
+    """The plate styles that this run is about.
+
+    Raises:
+        dg.Failure: If the run was given a style that is not there; it lists those that are.
+    """
+    try:
+        return [str(key) for key in context.partition_keys]
+    except dg.DagsterInvalidInvocationError as error:
+        raise dg.Failure(
+            f"no such plate style: {context.run.tags.get(ONE_STYLE, 'a range')}. There are: {', '.join(STYLE_KEYS)}. A "
+            "style file in configs/plate_styles becomes a partition when the code location is loaded again.",
+            allow_retries=False,
+        ) from error

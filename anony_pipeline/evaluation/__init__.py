@@ -1,0 +1,1 @@
+"""What leaked and what was lost: metrics, baselines, scorecard and report."""

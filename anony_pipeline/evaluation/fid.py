@@ -1,0 +1,116 @@
+"""FID and KID of real against anonymized regions, from features that were extracted once.
+
+The formulas are torchmetrics' (`FrechetInceptionDistance`, `KernelInceptionDistance`), and equal to its figures on
+the same features; what differs is that no picture is shown to the feature network twice.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from anony_pipeline.errors import AnonyPipelineError
+from anony_pipeline.evaluation.intervals import Interval
+
+SUBSET_SIZE = 1000
+
+
+class Distance(NamedTuple):
+    """A distance and its 95 % interval, None where there is none."""
+
+    value: float
+    interval: Interval | None
+
+
+def fid(real: np.ndarray, anonymized: np.ndarray) -> float:
+    """Fréchet distance of the two sets' Gaussians (Heusel et al. 2017, eq. 6).
+
+    ``|m1 - m2|^2 + tr S1 + tr S2 - 2 tr sqrt(S1 S2)``. With ``S = A^T A`` of centered features, ``tr sqrt(S1 S2)`` is
+    the sum of the singular values of ``A1 A2^T``: no root of a singular matrix is taken, so few samples give no
+    imaginary parts.
+
+    Args:
+        real: ``(N, D)`` features, N of at least 2.
+        anonymized: ``(M, D)`` features, M of at least 2.
+
+    Returns:
+        The distance, 0 for equal sets. It is biased upward by small N.
+    """
+    _check(real, anonymized)
+    first_mean, first = _centered(real)
+    second_mean, second = _centered(anonymized)
+    shared = np.linalg.svd(first @ second.T, compute_uv=False).sum()
+    distance = np.square(first_mean - second_mean).sum() + np.square(first).sum() + np.square(second).sum() - 2 * shared
+    return max(0.0, float(distance))
+
+
+def kid(
+    real: np.ndarray,
+    anonymized: np.ndarray,
+    rng: np.random.Generator,
+    *,
+    subsets: int = 50,
+    subset_size: int = SUBSET_SIZE,
+) -> Distance:
+    """Unbiased squared MMD with the kernel ``(x.y / D + 1)^3`` (Binkowski et al. 2018, eq. 4).
+
+    Sets of at most ``subset_size`` are compared whole, larger ones by the mean over random subsets, as torchmetrics
+    does.
+
+    Args:
+        real: ``(N, D)`` features.
+        anonymized: ``(M, D)`` features. Of equal length, rows are taken as pairs and are drawn together.
+        rng: Draws the subsets.
+        subsets: How many are drawn, for the mean or for the interval.
+        subset_size: The largest set that is compared whole.
+
+    Returns:
+        The value (about 0 for equal distributions, also a little below) and its interval: from the spread of the
+        subsets, or by the delete-half jackknife (Shao and Wu 1989), whose spread is that of the whole set's estimate.
+    """
+    _check(real, anonymized)
+    first, second = np.asarray(real, np.float64), np.asarray(anonymized, np.float64)
+    size = min(len(first), len(second))
+    whole = max(len(first), len(second)) <= subset_size
+    drawn = max(2, size // 2) if whole else min(size, subset_size)
+    values = np.empty(subsets)
+    for index in range(subsets):
+        rows = rng.permutation(len(first))[:drawn]
+        columns = rows if len(first) == len(second) else rng.permutation(len(second))[:drawn]
+        values[index] = _mmd(first[rows], second[columns])
+    value = _mmd(first, second) if whole else float(values.mean())
+    spread = 1.96 * float(np.sqrt(np.square(values - value).mean()))
+    if not whole:
+        spread /= np.sqrt(subsets)
+    return Distance(value, (value - spread, value + spread))
+
+
+def _mmd(first: np.ndarray, second: np.ndarray) -> float:
+    n, m = len(first), len(second)
+    own_first, own_second = _kernel(first, first), _kernel(second, second)
+    within = (own_first.sum() - np.trace(own_first)) / (n * (n - 1)) + (own_second.sum() - np.trace(own_second)) / (
+        m * (m - 1)
+    )
+    return float(within - 2 * _kernel(first, second).mean())
+
+
+def _kernel(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    return (first @ second.T / first.shape[1] + 1) ** 3
+
+
+def _centered(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The mean, and at most D rows A with ``A^T A`` the covariance."""
+    values = np.asarray(features, np.float64)
+    mean = values.mean(axis=0)
+    rows = (values - mean) / np.sqrt(len(values) - 1)
+    return mean, np.asarray(np.linalg.qr(rows, mode="r")) if len(rows) > rows.shape[1] else rows
+
+
+def _check(real: np.ndarray, anonymized: np.ndarray) -> None:
+    if min(len(real), len(anonymized)) < 2 or real.shape[1:] != anonymized.shape[1:]:
+        raise AnonyPipelineError(
+            "the features of two sets can't be compared",
+            where="evaluation/fid.py",
+            got=f"{real.shape} and {anonymized.shape}",
+            allowed="(N, D) and (M, D) with N and M of at least 2",
+            do="judge more regions, or extract both with one network",
+        )

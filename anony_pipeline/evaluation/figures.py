@@ -1,0 +1,606 @@
+"""From what the judges saw to figures: by method, panel and slice, with intervals, and null where a judge can't see."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from anony_pipeline.config.schema import Evaluation
+from anony_pipeline.evaluation import detection, fid, plate_reading, reidentification
+from anony_pipeline.evaluation.coverage import HALF
+from anony_pipeline.evaluation.intervals import bootstrap_by_person, clopper_pearson
+from anony_pipeline.evaluation.judges import PANELS
+from anony_pipeline.evaluation.methods import Method
+from anony_pipeline.evaluation.observations import NOBODY, Observed, Subjects
+from anony_pipeline.evaluation.reidentification import Faces, Ranks
+from anony_pipeline.evaluation.schema import ANONYMIZER, OVERALL, Figure, Panel, figure, null
+from anony_pipeline.runtime import seeding
+from anony_pipeline.structures.regions import Kind
+
+SIZES: tuple[tuple[str, float, float], ...] = (
+    ("size:<16", 0, 16),
+    ("size:16-32", 16, 32),
+    ("size:32-64", 32, 64),
+    ("size:>=64", 64, float("inf")),
+)
+"""Slices by the box's height in pixels."""
+
+NOT_MEASURED = "not measured in this version"
+TOO_SMALL = 12
+"""Plates that are lower, in pixels, don't count in a reader's proof: nobody reads them."""
+
+Figures = dict[str, Figure]
+
+
+@dataclass(frozen=True)
+class Proof:
+    """How a judge did on the originals.
+
+    Attributes:
+        value: What it reached; None if it could not be tried.
+        floor: What it had to reach.
+        reason: Why its figures are null; None if it can see.
+    """
+
+    value: float | None
+    floor: float
+    reason: str | None
+
+
+@dataclass
+class Evidence:
+    """All that figures are made of.
+
+    Attributes:
+        subjects: The regions.
+        methods: The judged methods by key (name and boxes).
+        observed: What was seen of each, by the same keys.
+        originals: What was seen of the originals, of all images, whichever styles are judged.
+        images: COCO image records.
+        annotations: COCO annotation records.
+        settings: Floors, samples, resamples.
+        seed: Of the bootstrap.
+        memorized: Mean cosine on training faces by panel, with their embedded originals; empty if not measured.
+        present: The panels' judges by kind, ``("recognizer", "held_out")``.
+    """
+
+    subjects: Subjects
+    methods: dict[str, Method]
+    observed: dict[str, Observed]
+    originals: Observed
+    images: Sequence[Mapping[str, Any]]
+    annotations: Sequence[Mapping[str, Any]]
+    settings: Evaluation
+    seed: int
+    present: frozenset[tuple[str, Panel]]
+    memorized: dict[Panel, tuple[float, int, np.ndarray]] = field(default_factory=dict)
+
+    def rng(self, stream: str) -> np.random.Generator:
+        """Randomness of one figure: the same in every run over the same observations."""
+        return seeding.numpy_generator(self.seed, f"scorecard {stream}")
+
+    @cached_property
+    def kinds(self) -> np.ndarray:
+        """``(N,)`` the subjects' kinds, as text."""
+        return np.array([kind.value for kind in self.subjects.kinds], dtype=object)
+
+    @cached_property
+    def faces(self) -> np.ndarray:
+        """Numbers of the faces among the subjects."""
+        return np.flatnonzero(self.kinds == Kind.FACE.value)
+
+    @cached_property
+    def plates(self) -> np.ndarray:
+        """Numbers of the plates among the subjects."""
+        return np.flatnonzero(self.kinds == Kind.PLATE.value)
+
+    def slices(self) -> dict[str, np.ndarray]:
+        """The slices as masks over the subjects, ``(N,)`` bool."""
+        heights = np.array(self.subjects.heights)
+        styles = np.array(self.subjects.styles, dtype=object)
+        found = {OVERALL: np.ones(len(self.subjects), bool)}
+        found |= {f"style:{style}": styles == style for style in sorted(set(self.subjects.styles))}
+        found |= {name: (heights >= low) & (heights < high) for name, low, high in SIZES}
+        found |= {f"kind:{kind}": self.kinds == kind.value for kind in Kind}
+        return found
+
+
+class FigureMaker:
+    """Makes the figures of one run."""
+
+    def __init__(self, evidence: Evidence) -> None:
+        """Keep the evidence, and ask the judges for their proofs."""
+        self.evidence = evidence
+        self.floors = evidence.settings.floors
+        self._scores: dict[tuple[str, Panel, str], detection.DetectionScores] = {}
+        self._ranked: dict[tuple[str, Panel, bool], tuple[np.ndarray, Ranks]] = {}
+        self.proofs = {
+            (kind, panel): prove(panel)
+            for kind, prove in (
+                ("recognizer", self._prove_recognizer),
+                ("reader", self._prove_reader),
+                ("detector", self._prove_detector),
+            )
+            for panel in PANELS
+            if (kind, panel) in evidence.present
+        }
+        if ("features", "held_out") in evidence.present:
+            self.proofs["features", "held_out"] = self._prove_features()
+
+    def figures(self, key: str, panel: Panel, slice_name: str, mask: np.ndarray) -> Figures:
+        """All figures of one row.
+
+        Args:
+            key: Of the method.
+            panel: Whose.
+            slice_name: Its name; detection is judged on whole images, so overall and by style alone.
+            mask: ``(N,)`` bool over the subjects.
+        """
+        kinds = self.evidence.methods[key].kinds
+        made: Figures = {}
+        if slice_name != f"kind:{Kind.PLATE}":
+            made |= self._faces(key, panel, mask) if Kind.FACE in kinds else {}
+        if slice_name != f"kind:{Kind.FACE}":
+            made |= self._plates(key, panel, mask) if Kind.PLATE in kinds else {}
+        if slice_name == OVERALL or slice_name.startswith("style:"):
+            made |= self._detection(key, panel, slice_name, mask)
+        if panel == "held_out":
+            made |= self._features(key, slice_name, mask) | self._coverage(key, mask)
+            if slice_name == OVERALL and self.evidence.methods[key].name == ANONYMIZER:
+                made |= _not_measured()
+        return made
+
+    def real_halves(self, slice_name: str, mask: np.ndarray) -> Figures:
+        """FID and KID of one random half of the originals against the other: what a perfect method reaches."""
+        features = np.asarray(self.evidence.originals.features)[mask] if len(self.evidence.originals.features) else []
+        if (reason := self._no_features(len(features) // 2)) is not None:
+            return {name: null(name, reason, n=len(features)) for name in ("fid", "kid")}
+        order = self.evidence.rng(f"halves {slice_name}").permutation(len(features))
+        half = len(features) // 2
+        return self._distances(features[order[:half]], features[order[half : 2 * half]], slice_name)
+
+    # Judges' proofs ---------------------------------------------------------------------------------------------------
+
+    def _prove_recognizer(self, panel: Panel) -> Proof:
+        probes = self._originals_faces(panel)
+        floor = self.floors.reid_rank1
+        if not len(probes):
+            return Proof(None, floor, "no identities in the data, so the recognizer can't prove that it can see")
+        ranks = reidentification.rank(probes, probes)
+        if not ranks.known.any():
+            return Proof(
+                None, floor, "nobody is seen in two photographs, so the recognizer can't prove that it can see"
+            )
+        return _proof(float(ranks.hits(1)[ranks.known].mean()), floor, "rank-1 on the originals")
+
+    def _prove_reader(self, panel: Panel) -> Proof:
+        serials, texts, heights = self._known_plates(panel)
+        large = heights >= TOO_SMALL
+        if not large.any():
+            return Proof(
+                None, self.floors.plate_exact, "no serials in the data, so the reader can't prove that it can see"
+            )
+        exact = plate_reading.exact(texts, serials)
+        return _proof(
+            float(exact[large].mean()), self.floors.plate_exact, f"exact reads of originals from {TOO_SMALL} px height"
+        )
+
+    def _prove_detector(self, panel: Panel) -> Proof:
+        scores = self._detection_scores(self.evidence.originals, "originals", panel, OVERALL, None)
+        if np.isnan(scores.map50):
+            return Proof(None, self.floors.detector_map50, "no boxes in the data, so the detector can't prove itself")
+        return _proof(scores.map50, self.floors.detector_map50, "mAP50 on the originals")
+
+    def _prove_features(self) -> Proof:
+        """Solid rectangles must look less real than the other half of the originals."""
+        solid = self._key_of("solid")
+        features = np.asarray(self.evidence.originals.features)
+        if solid is None or len(features) < 2 * self.evidence.settings.min_samples:
+            return Proof(None, 0.0, None if len(features) else "no regions")
+        order = self.evidence.rng("halves proof").permutation(len(features))
+        half = len(features) // 2
+        rng = self.evidence.rng("proof")
+        floor = fid.kid(features[order[:half]], features[order[half : 2 * half]], rng).interval
+        rows = np.asarray(self.evidence.observed[solid].rows)
+        value = fid.kid(features[rows], np.asarray(self.evidence.observed[solid].features), rng).value
+        above = floor[1] if floor is not None else 0.0
+        reason = None if value > above else f"it takes solid rectangles for real: KID {value:.4f}, halves {above:.4f}"
+        return Proof(value, above, reason)
+
+    def _blind(self, kind: str, panel: Panel) -> str | None:
+        proof = self.proofs.get((kind, panel))
+        if proof is None:
+            return f"no {panel.replace('_', '-')} {kind} is configured"
+        return proof.reason
+
+    # Faces ------------------------------------------------------------------------------------------------------------
+
+    def _faces(self, key: str, panel: Panel, mask: np.ndarray) -> Figures:
+        names = ["arcface_mean_sim", "reid_rank1", "reid_rank5", "reid_rank1_same_photo", "reid_excess", "reid_chance"]
+        names += ["tar_at_far_1e2", "tar_at_far_1e3", "diversity_mean_cosine", "diversity_effective"]
+        judge = f"recognizer/{panel}"
+        selected, positions = self._selected(key, self.evidence.faces, mask)
+        if ("recognizer", panel) in self.evidence.present and panel not in self.evidence.observed[key].embeddings:
+            return {}
+        reason = self._blind("recognizer", panel) or self._too_few(len(selected), "faces")
+        if reason is not None:
+            made = {name: null(name, reason, n=len(selected), judge=judge) for name in names}
+        else:
+            embeddings = np.asarray(self.evidence.observed[key].embeddings[panel])[positions]
+            made = self._similarity(panel, embeddings, selected)
+            made |= self._reidentification(key, panel, selected, positions)
+            made |= self._verification(key, panel, selected, positions)
+            mean, effective = reidentification.sameness(embeddings)
+            made["diversity_mean_cosine"] = figure("diversity_mean_cosine", mean, n=len(selected), judge=judge)
+            made["diversity_effective"] = figure("diversity_effective", effective, n=len(selected), judge=judge)
+        if self.evidence.methods[key].name == ANONYMIZER and mask.all():
+            made |= self._memorization(key, panel, made.get("arcface_mean_sim"))
+        return made
+
+    def _similarity(self, panel: Panel, embeddings: np.ndarray, selected: np.ndarray) -> Figures:
+        cosines = reidentification.cosine(self._original_embeddings(panel)[self._face_number(selected)], embeddings)
+        interval = self._bootstrap(cosines, selected, "similarity")
+        name = "arcface_mean_sim"
+        return {
+            name: figure(name, float(cosines.mean()), n=len(cosines), interval=interval, judge=f"recognizer/{panel}")
+        }
+
+    def _reidentification(self, key: str, panel: Panel, selected: np.ndarray, positions: np.ndarray) -> Figures:
+        judge = f"recognizer/{panel}"
+        subjects, ranks = self._ranks(key, panel, same_photograph=False)
+        chosen = np.isin(subjects, selected) & ranks.known
+        missed = self._missed(key, subjects)
+        made: Figures = {}
+        for name, k in (("reid_rank1", 1), ("reid_rank5", 5)):
+            hits = np.where(missed, 1.0, ranks.hits(k))[chosen]
+            made[name] = self._share(name, hits, subjects[chosen], judge)
+        same_subjects, same = self._ranks(key, panel, same_photograph=True)
+        shown = np.isin(same_subjects, selected)
+        hits = np.where(self._missed(key, same_subjects), 1.0, same.hits(1))[shown]
+        made["reid_rank1_same_photo"] = self._share("reid_rank1_same_photo", hits, same_subjects[shown], judge)
+        made["reid_chance"] = figure("reid_chance", 1 / max(1, ranks.people), n=ranks.people, judge=judge)
+        made["reid_excess"] = self._excess(panel, np.where(missed, 1.0, ranks.hits(1)), subjects, chosen)
+        return made
+
+    def _excess(self, panel: Panel, hits: np.ndarray, subjects: np.ndarray, chosen: np.ndarray) -> Figure:
+        """Rank-1 minus that of `other_face` on the same probes: hair and outline re-identify too."""
+        name, judge = "reid_excess", f"recognizer/{panel}"
+        other = self._key_of("other_face")
+        if other is None:
+            return null(name, "other_face is not among the baselines", judge=judge)
+        if (reason := self._too_few(int(chosen.sum()), "probes")) is not None:
+            return null(name, reason, n=int(chosen.sum()), judge=judge)
+        other_subjects, other_ranks = self._ranks(other, panel, same_photograph=False)
+        places = np.searchsorted(other_subjects, subjects[chosen])
+        difference = hits[chosen] - other_ranks.hits(1)[places]
+        return figure(
+            name,
+            float(difference.mean()),
+            n=len(difference),
+            interval=self._bootstrap(difference, subjects[chosen], name),
+            judge=judge,
+        )
+
+    def _verification(self, key: str, panel: Panel, selected: np.ndarray, positions: np.ndarray) -> Figures:
+        judge = f"recognizer/{panel}"
+        originals = self._originals_faces(panel)
+        probes, subjects = self._probes(key, panel)
+        chosen = np.isin(subjects, selected)
+        made: Figures = {}
+        for name, far in (("tar_at_far_1e2", 1e-2), ("tar_at_far_1e3", 1e-3)):
+            threshold = self._threshold(panel, far)
+            if threshold is None:
+                made[name] = null(name, f"too few pairs of different people to set a threshold at {far:g}", judge=judge)
+                continue
+            accepted, pairs = reidentification.accepts(probes.take(chosen), originals, threshold)
+            known = pairs > 0
+            rates = accepted[known] / pairs[known]
+            rates = np.where(self._missed(key, subjects[chosen][known]), 1.0, rates)
+            made[name] = self._share(name, rates, subjects[chosen][known], judge)
+        return made
+
+    def _memorization(self, key: str, panel: Panel, similarity: Figure | None) -> Figures:
+        judge = f"recognizer/{panel}"
+        names = ("memorization_gap", "nearest_training_identity")
+        reason = self._blind("recognizer", panel)
+        value = similarity.value if similarity is not None else None
+        if reason is not None or value is None or panel not in self.evidence.memorized:
+            reason = reason or "no training faces were judged"
+            return {name: null(name, reason, judge=judge) for name in names}
+        mean, n, training = self.evidence.memorized[panel]
+        embeddings = np.asarray(self.evidence.observed[key].embeddings[panel])
+        nearest = (embeddings @ training.T).max(axis=1).mean()
+        return {
+            names[0]: figure(names[0], mean - value, n=n, judge=judge),
+            names[1]: figure(names[1], float(nearest), n=len(embeddings), judge=judge),
+        }
+
+    # Plates -----------------------------------------------------------------------------------------------------------
+
+    def _plates(self, key: str, panel: Panel, mask: np.ndarray) -> Figures:
+        judge = f"reader/{panel}"
+        selected, positions = self._selected(key, self.evidence.plates, mask)
+        reason = self._blind("reader", panel) or self._too_few(len(selected), "plates")
+        names = ("plate_leak_rate", "easyocr_plate_acc", "plate_cer")
+        if reason is not None:
+            return {name: null(name, reason, n=len(selected), judge=judge) for name in names}
+        made = self._intended(key, panel, selected, positions)
+        made["plate_leak_rate"] = self._leak(key, panel, selected, positions)
+        return made
+
+    def _intended(self, key: str, panel: Panel, selected: np.ndarray, positions: np.ndarray) -> Figures:
+        names, judge = ("easyocr_plate_acc", "plate_cer"), f"reader/{panel}"
+        observed = self.evidence.observed[key]
+        is_none = self.evidence.methods[key].name == "none"
+        wanted = [
+            self.evidence.subjects.serials[number] if is_none else observed.intended[position]
+            for number, position in zip(selected, positions, strict=True)
+        ]
+        texts = [observed.readings[panel][position] for position in positions]
+        has = [i for i, serial in enumerate(wanted) if serial]
+        if not has:
+            return {name: null(name, "the method intends no serial", judge=judge) for name in names}
+        if (reason := self._too_few(len(has), "plates with an intended serial")) is not None:
+            return {name: null(name, reason, n=len(has), judge=judge) for name in names}
+        intended, read = [wanted[i] or "" for i in has], [texts[i] for i in has]
+        exact = plate_reading.exact(read, intended)
+        serials, originals, _ = self._known_plates(panel, selected)
+        base = float(plate_reading.exact(originals, serials).mean()) if len(serials) else 0.0
+        errors = plate_reading.character_errors(read, intended)
+        made = {names[1]: figure(names[1], float(errors.mean()), n=len(has), judge=judge)}
+        if base <= 0:
+            made[names[0]] = null(names[0], "the reader reads none of these originals", n=len(has), judge=judge)
+            return made
+        low, high = clopper_pearson(float(exact.sum()), len(exact))
+        made[names[0]] = figure(
+            names[0], float(exact.mean()) / base, n=len(has), interval=(low / base, high / base), judge=judge
+        )
+        return made
+
+    def _leak(self, key: str, panel: Panel, selected: np.ndarray, positions: np.ndarray) -> Figure:
+        """Any reader that can see counts, for the headline; a missed plate is a leaked one."""
+        name = "plate_leak_rate"
+        asked: list[Panel] = [p for p in PANELS if self._blind("reader", p) is None and panel in ("held_out", p)]
+        readable, leaked = np.zeros(len(selected), bool), np.zeros(len(selected), bool)
+        missed = self._missed(key, selected)
+        serials = [self.evidence.subjects.serials[number] or "" for number in selected]
+        places = self._plate_number(selected)
+        for reader in asked:
+            before = [self.evidence.originals.readings[reader][place] for place in places]
+            after = [self.evidence.observed[key].readings[reader][position] for position in positions]
+            can = plate_reading.exact(before, serials) & np.array([bool(serial) for serial in serials])
+            readable |= can
+            leaked |= can & (plate_reading.leaks(after, serials) | missed)
+        n = int(readable.sum())
+        judge = " + ".join(f"reader/{reader}" for reader in asked)
+        if (reason := self._too_few(n, "plates that can be read on the originals")) is not None:
+            return null(name, reason, n=n, judge=judge)
+        hits = int(leaked.sum())
+        return figure(name, hits / n, n=n, interval=clopper_pearson(hits, n), judge=judge)
+
+    # Detection, features, coverage ------------------------------------------------------------------------------------
+
+    def _detection(self, key: str, panel: Panel, slice_name: str, mask: np.ndarray) -> Figures:
+        judge = f"detector/{panel}"
+        names = ("val_map", "val_map50", "map_retention")
+        protocol = ("pp4av_ap50_face", "pp4av_ar50_face", "pp4av_ap50_plate", "pp4av_ar50_plate")
+        observed = self.evidence.observed[key]
+        numbers = None if slice_name == OVERALL else {self.evidence.subjects.images[i] for i in np.flatnonzero(mask)}
+        if ("detector", panel) in self.evidence.present and panel not in observed.detections:
+            return {}
+        reason = self._blind("detector", panel) or self._too_few(len(self._judged_images(observed, numbers)), "images")
+        if reason is not None:
+            return {name: null(name, reason, judge=judge) for name in names}
+        scores = self._detection_scores(observed, key, panel, slice_name, numbers)
+        if np.isnan(scores.map):
+            return {name: null(name, "no boxes in these images", judge=judge) for name in names}
+        n = len(self._judged_images(observed, numbers))
+        clean = self._detection_scores(
+            self.evidence.originals, "originals", panel, slice_name, self._judged_images(observed, numbers)
+        )
+        made = {
+            "val_map": figure("val_map", scores.map, n=n, judge=judge),
+            "val_map50": figure("val_map50", scores.map50, n=n, judge=judge),
+            "map_retention": figure("map_retention", scores.map / clean.map, n=n, judge=judge)
+            if clean.map > 0
+            else null("map_retention", "the detector finds nothing on these originals", judge=judge),
+        }
+        if slice_name == OVERALL:
+            made |= self._pp4av(observed, panel, protocol, judge)
+        return made
+
+    def _pp4av(self, observed: Observed, panel: Panel, names: Sequence[str], judge: str) -> Figures:
+        """AP50 and AR50 a class on PP4AV's images (its README: COCOeval, IoU 0.50, all areas, 100 detections)."""
+        numbers = {image["id"] for image in self.evidence.images if image.get("source") == "pp4av"} & set(
+            observed.images
+        )
+        if (reason := self._too_few(len(numbers), "images of a source named pp4av")) is not None:
+            return {name: null(name, reason, judge=judge) for name in names}
+        scores = self._score(observed, panel, numbers, max_detections=100)
+        values = (scores.ap50[1], scores.ar50.get(1, np.nan), scores.ap50[2], scores.ar50.get(2, np.nan))
+        return {
+            name: null(name, "no boxes of this class", judge=judge)
+            if np.isnan(value)
+            else figure(name, value, n=len(numbers), judge=judge)
+            for name, value in zip(names, values, strict=True)
+        }
+
+    def _features(self, key: str, slice_name: str, mask: np.ndarray) -> Figures:
+        observed = self.evidence.observed[key]
+        rows = np.asarray(observed.rows, int)
+        # A method that leaves a kind as it was is not flattered by it.
+        kinds = [kind.value for kind in self.evidence.methods[key].kinds]
+        chosen = mask[rows] & np.isin(self.evidence.kinds[rows], kinds)
+        reason = self._no_features(int(chosen.sum()))
+        if reason is not None:
+            return {name: null(name, reason, n=int(chosen.sum())) for name in ("fid", "kid", "kid_of_inpaint")}
+        real = np.asarray(self.evidence.originals.features)[rows[chosen]]
+        made = self._distances(real, np.asarray(observed.features)[chosen], slice_name)
+        made["kid_of_inpaint"] = self._of_inpaint(made["kid"], mask, kinds)
+        return made
+
+    def _of_inpaint(self, kid: Figure, mask: np.ndarray, kinds: Sequence[str]) -> Figure:
+        name, inpaint = "kid_of_inpaint", self._key_of("inpaint")
+        if inpaint is None or kid.value is None:
+            return null(name, "inpaint is not among the baselines", judge=kid.judge)
+        observed = self.evidence.observed[inpaint]
+        rows = np.asarray(observed.rows, int)
+        chosen = mask[rows] & np.isin(self.evidence.kinds[rows], kinds)
+        real = np.asarray(self.evidence.originals.features)[rows[chosen]]
+        reference = fid.kid(real, np.asarray(observed.features)[chosen], self.evidence.rng("kid"), subsets=2).value
+        if reference <= 0:
+            return null(name, "inpainting looks as real as the originals to this judge", judge=kid.judge)
+        return figure(name, max(0.0, kid.value) / reference, n=kid.n, judge=kid.judge)
+
+    def _distances(self, real: np.ndarray, anonymized: np.ndarray, slice_name: str) -> Figures:
+        distance = fid.kid(real, anonymized, self.evidence.rng(f"kid {slice_name}"))
+        judge = "features/held_out"
+        return {
+            "fid": figure("fid", fid.fid(real, anonymized), n=len(anonymized), judge=judge),
+            "kid": figure("kid", distance.value, n=len(anonymized), interval=distance.interval, judge=judge),
+        }
+
+    def _coverage(self, key: str, mask: np.ndarray) -> Figures:
+        observed = self.evidence.observed[key]
+        rows = np.asarray(observed.rows, int)
+        kinds = [kind.value for kind in self.evidence.methods[key].kinds]
+        chosen = mask[rows] & np.isin(self.evidence.kinds[rows], kinds)
+        n = int(chosen.sum())
+        if (reason := self._too_few(n, "regions")) is not None:
+            return {"coverage": null("coverage", reason, n=n)}
+        hits = int((np.asarray(observed.shares)[chosen] >= HALF).sum())
+        made = {"coverage": figure("coverage", hits / n, n=n, interval=clopper_pearson(hits, n))}
+        if mask.all() and observed.outside[1]:
+            made["coverage_outside"] = figure("coverage_outside", observed.outside[0] / observed.outside[1])
+        return made
+
+    # What several figures need ----------------------------------------------------------------------------------------
+
+    def _too_few(self, n: int, what: str) -> str | None:
+        least = self.evidence.settings.min_samples
+        return f"only {n} {what}; a figure needs {least}" if n < least else None
+
+    def _no_features(self, n: int) -> str | None:
+        return self._blind("features", "held_out") or self._too_few(n, "regions")
+
+    def _key_of(self, name: str) -> str | None:
+        return next((key for key, method in self.evidence.methods.items() if method.name == name), None)
+
+    def _selected(self, key: str, numbers: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Subjects of one kind in a slice the method was judged on, and their places in its list of that kind."""
+        rows = np.asarray(self.evidence.observed[key].rows, int)
+        of_kind = rows[np.isin(rows, numbers)]
+        positions = np.flatnonzero(mask[of_kind])
+        return of_kind[positions], positions
+
+    def _face_number(self, subjects: np.ndarray) -> np.ndarray:
+        return np.searchsorted(self.evidence.faces, subjects)
+
+    def _plate_number(self, subjects: np.ndarray) -> np.ndarray:
+        return np.searchsorted(self.evidence.plates, subjects)
+
+    def _original_embeddings(self, panel: Panel) -> np.ndarray:
+        return np.asarray(self.evidence.originals.embeddings[panel], np.float32)
+
+    def _persons(self, subjects: np.ndarray) -> np.ndarray:
+        return np.array(self.evidence.subjects.persons)[subjects]
+
+    def _as_faces(self, embeddings: np.ndarray, subjects: np.ndarray) -> tuple[Faces, np.ndarray]:
+        known = self._persons(subjects) != NOBODY
+        images = np.array(self.evidence.subjects.images)[subjects]
+        return Faces(embeddings[known], self._persons(subjects)[known], images[known]), subjects[known]
+
+    def _originals_faces(self, panel: Panel) -> Faces:
+        """The gallery: every original whose person is known, of all styles."""
+        if not len(self.evidence.faces):
+            return Faces(np.zeros((0, 1), np.float32), np.zeros(0, int), np.zeros(0, int))
+        return self._as_faces(self._original_embeddings(panel), self.evidence.faces)[0]
+
+    def _probes(self, key: str, panel: Panel) -> tuple[Faces, np.ndarray]:
+        selected, _ = self._selected(key, self.evidence.faces, np.ones(len(self.evidence.subjects), bool))
+        return self._as_faces(np.asarray(self.evidence.observed[key].embeddings[panel], np.float32), selected)
+
+    def _ranks(self, key: str, panel: Panel, *, same_photograph: bool) -> tuple[np.ndarray, Ranks]:
+        known = (key, panel, same_photograph)
+        if known not in self._ranked:
+            probes, subjects = self._probes(key, panel)
+            gallery = self._originals_faces(panel)
+            self._ranked[known] = (
+                subjects,
+                reidentification.rank(probes, gallery, same_photograph=same_photograph),
+            )
+        return self._ranked[known]
+
+    def _threshold(self, panel: Panel, far: float) -> float | None:
+        return reidentification.threshold_at_far(self._originals_faces(panel), far)
+
+    def _missed(self, key: str, subjects: np.ndarray) -> np.ndarray:
+        """Which regions an end-to-end method did not cover by half: they count as leaked, whatever a judge sees."""
+        observed = self.evidence.observed[key]
+        if self.evidence.methods[key].boxes != "detected":
+            return np.zeros(len(subjects), bool)
+        shares = np.asarray(observed.shares)[np.searchsorted(np.asarray(observed.rows), subjects)]
+        return shares < HALF
+
+    def _known_plates(
+        self, panel: Panel, selected: np.ndarray | None = None
+    ) -> tuple[list[str], list[str], np.ndarray]:
+        """Serials, what the reader read on the originals, and heights, where the serial is known."""
+        chosen = self.evidence.plates if selected is None else selected
+        known = [number for number in chosen if self.evidence.subjects.serials[number]]
+        places = self._plate_number(np.array(known, int))
+        return (
+            [self.evidence.subjects.serials[number] or "" for number in known],
+            [self.evidence.originals.readings[panel][place] for place in places],
+            np.array([self.evidence.subjects.heights[number] for number in known]),
+        )
+
+    def _share(self, name: str, hits: np.ndarray, subjects: np.ndarray, judge: str) -> Figure:
+        if (reason := self._too_few(len(hits), "probes")) is not None:
+            return null(name, reason, n=len(hits), judge=judge)
+        interval = self._bootstrap(hits, subjects, name)
+        return figure(name, float(hits.mean()), n=len(hits), interval=interval, judge=judge)
+
+    def _bootstrap(self, values: np.ndarray, subjects: np.ndarray, stream: str) -> tuple[float, float]:
+        persons = self._persons(subjects)
+        # Without identities each region is a person of its own.
+        groups = np.where(persons == NOBODY, -1 - np.arange(len(persons)), persons)
+        return bootstrap_by_person(values, groups, self.evidence.settings.bootstrap, self.evidence.rng(stream))
+
+    def _judged_images(self, observed: Observed, numbers: set[int] | None) -> set[int]:
+        return set(observed.images) if numbers is None else set(observed.images) & numbers
+
+    def _detection_scores(
+        self, observed: Observed, key: str, panel: Panel, slice_name: str, numbers: set[int] | None
+    ) -> detection.DetectionScores:
+        chosen = self._judged_images(observed, numbers)
+        known = (key, panel, f"{slice_name} {len(chosen)}")
+        if known not in self._scores:
+            self._scores[known] = self._score(observed, panel, chosen)
+        return self._scores[known]
+
+    def _score(
+        self, observed: Observed, panel: Panel, numbers: set[int], max_detections: int = detection.MAX_DETECTIONS
+    ) -> detection.DetectionScores:
+        return detection.average_precision(
+            [image for image in self.evidence.images if image["id"] in numbers],
+            [annotation for annotation in self.evidence.annotations if annotation["image_id"] in numbers],
+            observed.detections[panel],
+            max_detections=max_detections,
+        )
+
+
+def _proof(value: float, floor: float, what: str) -> Proof:
+    reason = None if value >= floor else f"the judge is blind here: {what} {value:.3f}, floor {floor:g}"
+    return Proof(value, floor, reason)
+
+
+def _not_measured() -> Figures:
+    names = ("attributes", "attack_parrot", "attack_linkability", "attack_restoration")
+    made = {name: null(name, NOT_MEASURED) for name in names}
+    protocols = ("widerface_easy", "widerface_medium", "widerface_hard")
+    return made | {
+        name: null(name, "the protocol's lists of easy, medium and hard faces were not given") for name in protocols
+    }

@@ -1,0 +1,137 @@
+"""The judges of a run: two panels, of which only the held-out one makes the headline."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from anony_pipeline.anonymize.loading import Checkpoint, load_verifiers
+from anony_pipeline.config.schema import Config
+from anony_pipeline.evaluation.schema import Panel
+from anony_pipeline.models import detector as detectors
+from anony_pipeline.models.detector import Detector, YuNet
+from anony_pipeline.models.features import FeatureExtractor, load_features
+from anony_pipeline.models.judges import JudgeCard
+from anony_pipeline.models.reader import Reader, load_reader
+from anony_pipeline.models.recognizer import Recognizer, load_recognizer
+from anony_pipeline.structures.regions import Region
+
+LOWEST_SCORE = 0.05
+"""Average precision needs detections far below the threshold that regions are anonymized at."""
+
+PANELS: tuple[Panel, ...] = ("held_out", "training")
+
+
+class DetectorJudge(Protocol):
+    """What finds faces and plates."""
+
+    judge: JudgeCard
+
+    def find(self, images_rgb: Sequence[np.ndarray]) -> list[list[Region]]:
+        """Find regions with their scores in ``(H, W, 3)`` uint8 images, however low the scores are."""
+
+
+class LoadedDetector:
+    """A detector network, or YuNet, as a judge."""
+
+    def __init__(self, detector: Detector | YuNet) -> None:
+        """Keep it.
+
+        Args:
+            detector: With its judge card.
+        """
+        if detector.judge is None:
+            raise ValueError("a detector without a card can't judge")
+        self._detector = detector
+        self.judge = detector.judge
+        self._seen: list[tuple[np.ndarray, list[Region]]] = []
+
+    def find(self, images_rgb: Sequence[np.ndarray]) -> list[list[Region]]:
+        """See `DetectorJudge.find`. Images of the last call are not looked at again."""
+        new = [asked for asked in images_rgb if not any(image is asked for image, _ in self._seen)]
+        if new:
+            looked = list(zip(new, detectors.detect(self._detector, new, LOWEST_SCORE), strict=True))
+            self._seen = [(image, found) for image, found in self._seen if any(image is a for a in images_rgb)] + looked
+        return [next(found for image, found in self._seen if image is asked) for asked in images_rgb]
+
+
+def found_above(detector: DetectorJudge, images_rgb: Sequence[np.ndarray], threshold: float) -> list[list[Region]]:
+    """What an anonymizer with this detector replaces: regions from a score on."""
+    return [[region for region in found if region.score >= threshold] for found in detector.find(images_rgb)]
+
+
+@dataclass(frozen=True)
+class Judges:
+    """Who measures.
+
+    Attributes:
+        recognizers: By panel; a panel may lack one.
+        readers: By panel.
+        detectors: By panel; the training one is the checkpoint's own.
+        features: For FID and KID.
+    """
+
+    recognizers: dict[Panel, Recognizer] = field(default_factory=dict)
+    readers: dict[Panel, Reader] = field(default_factory=dict)
+    detectors: dict[Panel, DetectorJudge] = field(default_factory=dict)
+    features: FeatureExtractor | None = None
+
+    def cards(self) -> dict[str, tuple[JudgeCard, Panel]]:
+        """All cards by the keys that figures name them by, ``recognizer/held_out``."""
+        found: dict[str, tuple[JudgeCard, Panel]] = {}
+        for kind, group in (("recognizer", self.recognizers), ("reader", self.readers), ("detector", self.detectors)):
+            for panel, judge in group.items():
+                found[f"{kind}/{panel}"] = (judge.judge, panel)
+        if self.features is not None:
+            found["features/held_out"] = (self.features.judge, "held_out")
+        return found
+
+
+def load_judges(config: Config, checkpoint: Checkpoint, device: torch.device) -> Judges:
+    """Load every judge that the configuration names.
+
+    Args:
+        config: Its `judges` section.
+        checkpoint: Whose detector is the training panel's.
+        device: Where they compute.
+
+    Raises:
+        WeightsError: If a configured judge is not there.
+    """
+    recognizer, reader = load_verifiers(config, device)
+    own = detectors.load_detector(checkpoint.folder / "detector.safetensors", device=str(device))
+    held_out = load_held_out(config, device)
+    return Judges(
+        {"training": recognizer, **held_out.recognizers},
+        {"training": reader, **held_out.readers},
+        {"training": LoadedDetector(own), **held_out.detectors},
+        held_out.features,
+    )
+
+
+def load_held_out(config: Config, device: torch.device) -> Judges:
+    """Load the held-out panel alone, which needs no checkpoint (see `load_judges`)."""
+    options: dict[str, Any] = {
+        "weights_dir": Path(config.paths.weights),
+        "offline": config.model.offline,
+        "device": str(device),
+    }
+    names = config.judges
+    found = Judges(features=load_features(names.features, **options))
+    if names.held_out_recognizer is not None:
+        found.recognizers["held_out"] = load_recognizer(names.held_out_recognizer, held_out=True, **options)
+    if names.held_out_reader is not None:
+        cache = Path(config.paths.cache)
+        found.readers["held_out"] = load_reader(names.held_out_reader, cache=cache, held_out=True, **options)
+    if names.held_out_detector is not None:
+        found.detectors["held_out"] = LoadedDetector(_held_out_detector(names.held_out_detector, str(device)))
+    return found
+
+
+def _held_out_detector(which: str, device: str) -> Detector | YuNet:
+    if which == "shipped":
+        return detectors.load_shipped_detector(held_out=True, device=device)
+    return YuNet(Path(which))

@@ -1,0 +1,228 @@
+"""What the judges saw of each region: arrays in memory, which are never written and die with the run.
+
+Embeddings and read texts of real people must not lie anywhere; only the aggregates that are made of them leave this
+process.
+"""
+
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import cv2
+import numpy as np
+
+from anony_pipeline.anonymize.verifying import plate_crop
+from anony_pipeline.evaluation import coverage
+from anony_pipeline.evaluation.judges import PANELS, Judges
+from anony_pipeline.evaluation.methods import Scene, Treated
+from anony_pipeline.evaluation.schema import Panel
+from anony_pipeline.models.recognizer import align
+from anony_pipeline.ops import crops
+from anony_pipeline.structures.regions import CATEGORY_IDS, Kind, Region, boxes_of
+
+FEATURE_CONTEXT = 1.3
+"""Features see a little of the surroundings: a seam is a flaw, too."""
+FEATURE_SIZES = {Kind.FACE: (128, 128), Kind.PLATE: (64, 192)}
+NOBODY = -1
+
+
+@dataclass
+class Subjects:
+    """What is known of the judged regions, in the order in which they are observed. Crowds are not among them.
+
+    Attributes:
+        kinds: Face or plate.
+        images: The image's id.
+        styles: The image's plate style or ``unspecified``.
+        heights: Of the box, in pixels.
+        persons: A number a known person or plate, `NOBODY` where unknown.
+        serials: The original serial, None where unknown and for faces.
+    """
+
+    kinds: list[Kind] = field(default_factory=list)
+    images: list[int] = field(default_factory=list)
+    styles: list[str] = field(default_factory=list)
+    heights: list[float] = field(default_factory=list)
+    persons: list[int] = field(default_factory=list)
+    serials: list[str | None] = field(default_factory=list)
+    _numbers: dict[str, int] = field(default_factory=dict)
+
+    def add(self, scene: Scene) -> None:
+        """Append an image's regions."""
+        for region, annotation in judged(scene):
+            identity = annotation.get("identity")
+            self.kinds.append(region.kind)
+            self.images.append(scene.record["id"])
+            self.styles.append(scene.style or "unspecified")
+            self.heights.append(region.size_wh[1])
+            self.persons.append(self._numbers.setdefault(identity, len(self._numbers)) if identity else NOBODY)
+            self.serials.append(annotation.get("serial") if region.kind is Kind.PLATE else None)
+
+    def __len__(self) -> int:
+        return len(self.kinds)
+
+
+@dataclass
+class Observed:
+    """What the judges saw of one method's images.
+
+    Attributes:
+        embeddings: By panel, one unit vector a face.
+        readings: By panel, one text a plate.
+        features: One vector a region.
+        detections: By panel, COCO results.
+        intended: Of each plate, the new serial; None where none is intended or the plate was missed.
+        shares: Of each region, the covered share of its pixels.
+        rows: Of each region, its number in `Subjects`.
+        images: Ids of the images that were judged.
+        outside: Covered pixels outside all regions, and all pixels outside.
+        done: Counts of what was done.
+    """
+
+    embeddings: dict[Panel, Sequence[np.ndarray] | np.ndarray] = field(default_factory=dict)
+    readings: dict[Panel, list[str]] = field(default_factory=dict)
+    features: Sequence[np.ndarray] | np.ndarray = field(default_factory=list)
+    detections: dict[Panel, list[dict[str, object]]] = field(default_factory=dict)
+    intended: list[str | None] = field(default_factory=list)
+    shares: list[float] = field(default_factory=list)
+    rows: list[int] = field(default_factory=list)
+    images: list[int] = field(default_factory=list)
+    outside: tuple[int, int] = (0, 0)
+    done: Counter[str] = field(default_factory=Counter)
+
+    def finished(self) -> "Observed":
+        """The same with lists of vectors turned into ``(N, D)`` arrays, once all images were seen."""
+        embeddings: dict[Panel, Sequence[np.ndarray] | np.ndarray] = {
+            panel: np.asarray(vectors, np.float32) for panel, vectors in self.embeddings.items()
+        }
+        return replace(self, embeddings=embeddings, features=np.asarray(self.features, np.float32))
+
+
+class Observer:
+    """Shows images to all judges, in batches over several images."""
+
+    def __init__(self, judges: Judges) -> None:
+        """Keep the judges."""
+        self.judges = judges
+
+    def observe(
+        self,
+        into: Observed,
+        scenes: Sequence[Scene],
+        treated: Sequence[Treated],
+        first_rows: Sequence[int],
+        *,
+        recognize_by: Collection[Panel] = PANELS,
+        detect_by: Collection[Panel] = PANELS,
+    ) -> None:
+        """Judge what a method made of some scenes.
+
+        Args:
+            into: Is extended.
+            scenes: The originals: alignment and places are taken from them.
+            treated: The method's results.
+            first_rows: The number in `Subjects` of each scene's first region.
+            recognize_by: Whose recognizers look.
+            detect_by: Whose detectors look; they take the longest of all judges.
+        """
+        faces: list[tuple[np.ndarray, Region]] = []
+        plates: list[tuple[np.ndarray, Region]] = []
+        regions: list[tuple[np.ndarray, Region]] = []
+        for scene, result, first in zip(scenes, treated, first_rows, strict=True):
+            shown = [(result.image_rgb, region) for region, _ in judged(scene)]
+            regions += shown
+            faces += [item for item in shown if item[1].kind is Kind.FACE]
+            plates += [item for item in shown if item[1].kind is Kind.PLATE]
+            into.rows += range(first, first + len(shown))
+            into.images.append(scene.record["id"])
+            into.done.update(result.done)
+            _cover(into, scene, result)
+        self._embed(into, faces, recognize_by)
+        self._read(into, plates)
+        self._extract(into, regions)
+        self._detect(into, scenes, treated, detect_by)
+
+    def _embed(self, into: Observed, faces: Sequence[tuple[np.ndarray, Region]], panels: Collection[Panel]) -> None:
+        aligned: dict[int, list[np.ndarray]] = {}
+        for panel in panels:
+            recognizer = self.judges.recognizers.get(panel)
+            if recognizer is None:
+                continue
+            size = recognizer.input_size
+            if size not in aligned:
+                aligned[size] = [align(image, region, size) for image, region in faces]
+            found = list(recognizer.embed(aligned[size])) if faces else []
+            into.embeddings[panel] = [*into.embeddings.get(panel, ()), *found]
+
+    def _read(self, into: Observed, plates: Sequence[tuple[np.ndarray, Region]]) -> None:
+        straight = [plate_crop(image, region) for image, region in plates]
+        for panel, reader in self.judges.readers.items():
+            texts = [reading.text for reading in reader.read(straight)] if straight else []
+            into.readings.setdefault(panel, []).extend(texts)
+
+    def _extract(self, into: Observed, regions: Sequence[tuple[np.ndarray, Region]]) -> None:
+        if self.judges.features is None or not regions:
+            return
+        shown = [feature_crop(image, region) for image, region in regions]
+        into.features = [*into.features, *self.judges.features.extract(shown)]
+
+    def _detect(
+        self, into: Observed, scenes: Sequence[Scene], treated: Sequence[Treated], panels: Collection[Panel]
+    ) -> None:
+        images_rgb = [result.image_rgb for result in treated]
+        for panel in panels:
+            detector = self.judges.detectors.get(panel)
+            if detector is None:
+                continue
+            results = into.detections.setdefault(panel, [])
+            for scene, found in zip(scenes, detector.find(images_rgb), strict=True):
+                results += [_result(scene.record["id"], region) for region in found]
+
+
+def judged(scene: Scene) -> list[tuple[Region, dict[str, Any]]]:
+    """The regions of a scene that count, with their records: all but crowds."""
+    pairs = zip(scene.regions, scene.annotations, strict=True)
+    return [(region, annotation) for region, annotation in pairs if not annotation.get("iscrowd")]
+
+
+def feature_crop(image_rgb: np.ndarray, region: Region) -> np.ndarray:
+    """What the feature network sees of a region."""
+    size_hw = FEATURE_SIZES[region.kind]
+    return crops.cut(image_rgb, crops.window_around(region.box_xyxy, size_hw, FEATURE_CONTEXT), size_hw)
+
+
+def _cover(into: Observed, scene: Scene, result: Treated) -> None:
+    regions = [region for region, _ in judged(scene)]
+    candidates = np.array(result.masks_xyxy, np.float32).reshape(-1, 4)
+    known = boxes_of(list(scene.regions))
+    covered = coverage.cover(boxes_of(regions), result.masks_xyxy, scene.image_rgb.shape[:2], known)
+    into.shares += covered.shares.tolist()
+    into.outside = (into.outside[0] + covered.outside_covered, into.outside[1] + covered.outside)
+    for region in regions:
+        if region.kind is Kind.PLATE:
+            by = coverage.covering(region.box_xyxy, candidates)
+            into.intended.append(None if by is None else result.serials[by])
+
+
+def _result(image_id: int, region: Region) -> dict[str, object]:
+    x_min, y_min, x_max, y_max = region.box_xyxy
+    return {
+        "image_id": image_id,
+        "category_id": CATEGORY_IDS[region.kind],
+        "bbox": [x_min, y_min, x_max - x_min, y_max - y_min],
+        "score": region.score,
+    }
+
+
+def thumbnail(image_rgb: np.ndarray, region: Region, height_px: int = 96) -> np.ndarray:
+    """A region with its surroundings, for the report; of procedural images only.
+
+    Args:
+        image_rgb: ``(H, W, 3)`` uint8.
+        region: What is shown.
+        height_px: The picture's height; plates are three times as wide.
+    """
+    size_hw = (height_px, height_px if region.kind is Kind.FACE else 3 * height_px)
+    shown = crops.cut(image_rgb, crops.window_around(region.box_xyxy, size_hw, 1.6), size_hw)
+    return cv2.resize(shown, (size_hw[1], size_hw[0]), interpolation=cv2.INTER_AREA)

@@ -1,0 +1,78 @@
+"""The release of a checkpoint: only if its own scorecard passed every gate."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from anony_pipeline.evaluation import scorecard
+from anony_pipeline.evaluation.schema import Scorecard
+from anony_pipeline.storage import atomic, manifests
+
+LEFT_BEHIND = ("optimizer.", "discriminator.", "state.json", manifests.NAME)
+"""What only training needs, by the beginning of its name."""
+
+
+@dataclass(frozen=True)
+class Release:
+    """What came of it.
+
+    Attributes:
+        folder: The release; None if it was refused, and then nothing was written.
+        version: The sha256 of the release's manifest, or of the checkpoint's if it was refused.
+        reasons: Why it was refused.
+    """
+
+    folder: Path | None
+    version: str
+    reasons: tuple[str, ...] = ()
+
+    @property
+    def released(self) -> bool:
+        """Whether it passed."""
+        return self.folder is not None
+
+
+def release(checkpoint: Path, card_file: Path, output: Path) -> Release:
+    """Copy what anonymizing needs of a checkpoint, with its scorecard, into a folder that says where it comes from.
+
+    Args:
+        checkpoint: A complete checkpoint; every file's sha256 is checked.
+        card_file: Its scorecard.
+        output: The release; one that is there is replaced as a whole.
+
+    Raises:
+        CheckpointError: If the checkpoint is damaged.
+        AnonyPipelineError: If there is no scorecard.
+    """
+    manifest = manifests.read(checkpoint)
+    version = manifests.sha256_of(checkpoint / manifests.NAME)
+    card = scorecard.load(card_file)
+    if reasons := reasons_against(card, version):
+        return Release(None, version, reasons)
+    facts = {name: value for name, value in manifest.items() if name != "files"}
+    with atomic.folder(output) as part:
+        for name in manifest["files"]:
+            if not name.startswith(LEFT_BEHIND):
+                (part / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(checkpoint / name, part / name)
+        shutil.copyfile(card_file, part / scorecard.NAME)
+        released = manifests.write(part, {**facts, "released_from": {"checkpoint": checkpoint.name, "sha256": version}})
+    return Release(output, released)
+
+
+def reasons_against(card: Scorecard, checkpoint_sha256: str) -> tuple[str, ...]:
+    """Why a checkpoint may not be released; empty if it may.
+
+    Args:
+        card: The scorecard that is said to be its own.
+        checkpoint_sha256: The sha256 of the checkpoint's manifest.
+    """
+    reasons = []
+    if card.subject.sha256 != checkpoint_sha256:
+        reasons.append(f"the scorecard is of another checkpoint, {card.subject.checkpoint} {card.subject.sha256[:12]}")
+    if not card.overall_of_this_run:
+        reasons.append("the overall figures are not of the scorecard's own run: evaluate all styles")
+    if not card.gates:
+        reasons.append("the scorecard has no gates")
+    failed = [gate for gate in card.gates if not gate.passed]
+    return (*reasons, *(f"gate {gate.name}: {gate.reason or 'failed'}" for gate in failed))

@@ -1,0 +1,193 @@
+"""One pass over the val images: each is read once, each method applied to it once, and every judge looks at it."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from anony_pipeline.config.schema import Config
+from anony_pipeline.datasets import loaders
+from anony_pipeline.datasets.coco import CocoSet
+from anony_pipeline.evaluation.figures import Evidence
+from anony_pipeline.evaluation.judges import PANELS, Judges
+from anony_pipeline.evaluation.methods import Method, Scene, Treated
+from anony_pipeline.evaluation.observations import Observed, Observer, Subjects, thumbnail
+from anony_pipeline.evaluation.schema import ANONYMIZER, Panel
+from anony_pipeline.runtime import seeding
+from anony_pipeline.runtime.progress import track
+from anony_pipeline.structures.regions import Kind
+
+IMAGES_AT_ONCE = 4
+TRAINING_IMAGES = 8
+"""Training images on which memorization is measured."""
+
+
+@dataclass
+class Picture:
+    """A procedural region before and after, for the report."""
+
+    name: str
+    before_rgb: np.ndarray
+    after_rgb: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+class Run:
+    """One pass over the val images."""
+
+    def __init__(
+        self,
+        config: Config,
+        val: CocoSet,
+        judges: Judges,
+        methods: Mapping[str, Method],
+        styles: Sequence[str] | None = None,
+    ) -> None:
+        """Prepare a pass.
+
+        Args:
+            config: For the seed and the settings.
+            val: What is judged on.
+            judges: Who judges.
+            methods: By key; ``none`` is always observed, because the judges prove themselves by it.
+            styles: See `evaluate`.
+        """
+        self.config, self.val, self.judges, self.styles = config, val, judges, styles
+        self.methods = dict(methods)
+        self.subjects = Subjects()
+        self.originals = Observed()
+        self.observed = {key: Observed() for key in self.methods}
+        self.pictures: list[Picture] = []
+        self._procedural = {source.name for source in config.data.sources if source.ground_truth is not None}
+
+    def look(self) -> None:
+        """Read, anonymize and judge every image."""
+        observer = Observer(self.judges)
+        for scenes in track(batches(scenes_of(self.val)), "judging images", _batch_count(len(self.val))):
+            firsts = []
+            for scene in scenes:
+                firsts.append(len(self.subjects))
+                self.subjects.add(scene)
+            untouched = [Treated(scene.image_rgb) for scene in scenes]
+            observer.observe(self.originals, scenes, untouched, firsts)
+            chosen = [i for i, scene in enumerate(scenes) if self._is_asked(scene)]
+            if chosen:
+                self._apply(observer, [scenes[i] for i in chosen], [firsts[i] for i in chosen])
+        self.originals = self.originals.finished()
+        self.observed = {key: observed.finished() for key, observed in self.observed.items()}
+        if self.styles is None and "none" in self.methods:
+            self.observed["none"] = self.originals
+
+    def _is_asked(self, scene: Scene) -> bool:
+        return self.styles is None or (scene.style or "unspecified") in self.styles
+
+    def _apply(self, observer: Observer, scenes: list[Scene], firsts: list[int]) -> None:
+        shown = self._new_pictures(scenes)
+        for key, method in self.methods.items():
+            if method.name == "none" and self.styles is None:
+                continue  # the originals were judged already
+            treated = method.apply(scenes)
+            recognize_by, detect_by = _panels(method)
+            observer.observe(
+                self.observed[key], scenes, treated, firsts, recognize_by=recognize_by, detect_by=detect_by
+            )
+            for scene_number, index, picture in shown:
+                region = scenes[scene_number].regions[index]
+                picture.after_rgb[key] = thumbnail(treated[scene_number].image_rgb, region)
+
+    def _new_pictures(self, scenes: Sequence[Scene]) -> list[tuple[int, int, Picture]]:
+        """Choose the largest region of some kind from procedural images; real ones never get into the report."""
+        shown: list[tuple[int, int, Picture]] = []
+        for number, scene in enumerate(scenes):
+            room = self.config.evaluation.gallery_pictures - len(self.pictures)
+            if room <= 0 or scene.record.get("source") not in self._procedural or not scene.regions:
+                continue
+            plates = sum("license_plate" in picture.name for picture in self.pictures)
+            wanted = Kind.PLATE if 2 * plates < len(self.pictures) else Kind.FACE
+            found = [i for i, region in enumerate(scene.regions) if region.kind is wanted]
+            if found:
+                index = max(found, key=lambda i: scene.regions[i].size_wh[1])
+                region = scene.regions[index]
+                picture = Picture(f"{region.kind} {region.annotation_id}", thumbnail(scene.image_rgb, region))
+                self.pictures.append(picture)
+                shown.append((number, index, picture))
+        return shown
+
+    def evidence(self, memorized: dict[Panel, tuple[float, int, np.ndarray]]) -> Evidence:
+        """What the figures are made of."""
+        cards = self.judges.cards()
+        present = frozenset((key.split("/")[0], panel) for key, (_, panel) in cards.items())
+        return Evidence(
+            subjects=self.subjects,
+            methods=self.methods,
+            observed=self.observed,
+            originals=self.originals,
+            images=self.val.images,
+            annotations=self.val.annotations,
+            settings=self.config.evaluation,
+            seed=self.config.seed,
+            present=present,
+            memorized=memorized,
+        )
+
+
+def _panels(method: Method) -> tuple[tuple[Panel, ...], tuple[Panel, ...]]:
+    """Whose recognizers and detectors are asked about a method.
+
+    Judges that were in a loss are asked about the checkpoint and what it is compared with, not about every baseline:
+    looking takes most of the time, and their figures are never the headline.
+    """
+    end_to_end = method.name == "none" or method.boxes == "detected"
+    compared = end_to_end or method.name in (ANONYMIZER, "other_face")
+    return PANELS if compared else ("held_out",), PANELS if end_to_end else ("held_out",)
+
+
+def memorized(train: CocoSet, method: Method, judges: Judges, seed: int) -> dict[Panel, tuple[float, int, np.ndarray]]:
+    """Mean cosine of originals and results on training faces, how many, and the originals' embeddings, by panel."""
+    only_faces = Judges(recognizers=judges.recognizers)
+    before, after = Observed(), Observed()
+    observer = Observer(only_faces)
+    order = seeding.numpy_generator(seed, "memorization").permutation(len(train.images))[:TRAINING_IMAGES]
+    for scenes in batches(_faces_only(scene) for scene in scenes_of(subset(train, sorted(order)))):
+        firsts = [0] * len(scenes)
+        observer.observe(before, scenes, [Treated(scene.image_rgb) for scene in scenes], firsts)
+        observer.observe(after, scenes, method.apply(scenes), firsts)
+    found: dict[Panel, tuple[float, int, np.ndarray]] = {}
+    for panel in judges.recognizers:
+        originals, results = np.asarray(before.embeddings[panel]), np.asarray(after.embeddings[panel])
+        if len(originals):
+            found[panel] = (float((originals * results).sum(axis=1).mean()), len(originals), originals)
+    return found
+
+
+def _faces_only(scene: Scene) -> Scene:
+    faces = [i for i, region in enumerate(scene.regions) if region.kind is Kind.FACE]
+    return replace(scene, regions=[scene.regions[i] for i in faces], annotations=[scene.annotations[i] for i in faces])
+
+
+def subset(split: CocoSet, numbers: Sequence[int]) -> CocoSet:
+    """The set with some of its images alone, by their places in it, and their annotations."""
+    chosen = [split.images[number] for number in numbers]
+    kept = {image["id"] for image in chosen}
+    return CocoSet(split.path, split.info, chosen, [a for a in split.annotations if a["image_id"] in kept])
+
+
+def scenes_of(split: CocoSet) -> Iterator[Scene]:
+    """Every image of a set with what is known of it; the next one is decoded meanwhile."""
+    for example in loaders.examples(split, workers=1):
+        yield Scene(example.image_rgb, example.regions, example.annotations, example.image)
+
+
+def batches(scenes: Iterable[Scene]) -> Iterator[list[Scene]]:
+    """Scenes by `IMAGES_AT_ONCE`."""
+    batch: list[Scene] = []
+    for scene in scenes:
+        batch.append(scene)
+        if len(batch) == IMAGES_AT_ONCE:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _batch_count(images: int) -> int:
+    return -(-images // IMAGES_AT_ONCE)

@@ -1,0 +1,235 @@
+"""The scorecard's schema, format ``anony_pipeline.scorecard/1``: who was judged, on what, by whom, with what result."""
+
+from typing import Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+FORMAT: Literal["anony_pipeline.scorecard/1"] = "anony_pipeline.scorecard/1"
+ANONYMIZER = "anonymizer"
+REAL_HALVES = "real_halves"
+OVERALL = "overall"
+
+Better = Literal["higher", "lower"]
+Panel = Literal["held_out", "training"]
+BoxSource = Literal["detected", "ground_truth", "none"]
+
+
+class Metric(NamedTuple):
+    """What a figure is called, which way is better, and what it means in one sentence."""
+
+    better: Better
+    title: str
+    meaning: str
+
+
+METRICS: dict[str, Metric] = {
+    "arcface_mean_sim": Metric("lower", "similarity", "mean cosine of each original and its anonymized face"),
+    "reid_rank1": Metric("lower", "rank-1", "anonymized face names its person among originals of other photographs"),
+    "reid_rank5": Metric("lower", "rank-5", "the person is among the five nearest"),
+    "reid_rank1_same_photo": Metric("lower", "rank-1, same photo", "as rank-1, with the very original in the gallery"),
+    "reid_excess": Metric("lower", "over other_face", "rank-1 minus that of another person's face in the same context"),
+    "reid_chance": Metric("lower", "chance", "rank-1 of a guess: one over the number of people in the gallery"),
+    "tar_at_far_1e2": Metric("lower", "TAR at FAR 1e-2", "verified as the same person at one false accept in 100"),
+    "tar_at_far_1e3": Metric("lower", "TAR at FAR 1e-3", "verified as the same person at one false accept in 1,000"),
+    "memorization_gap": Metric("lower", "memorization", "similarity on training faces minus that on val faces"),
+    "diversity_mean_cosine": Metric("lower", "sameness", "mean cosine between anonymized faces: 1 is one face for all"),
+    "diversity_effective": Metric("higher", "variety", "effective number of distinct faces over the number of faces"),
+    "nearest_training_identity": Metric(
+        "lower", "nearest in training", "mean cosine of an anonymized face to the nearest training person"
+    ),
+    "plate_leak_rate": Metric("lower", "plate leak", "original serial still read, exactly or but for one character"),
+    "easyocr_plate_acc": Metric("higher", "plate reads", "intended serial read, over the reader's rate on originals"),
+    "plate_cer": Metric("lower", "plate CER", "character errors of the reading against the intended serial"),
+    "val_map": Metric("higher", "mAP", "COCO mAP on the anonymized images against the original boxes"),
+    "val_map50": Metric("higher", "mAP50", "the same at IoU 0.50"),
+    "map_retention": Metric("higher", "mAP kept", "mAP over that on the originals"),
+    "pp4av_ap50_face": Metric("higher", "PP4AV face AP50", "PP4AV's own protocol"),
+    "pp4av_ar50_face": Metric("higher", "PP4AV face AR50", "PP4AV's own protocol"),
+    "pp4av_ap50_plate": Metric("higher", "PP4AV plate AP50", "PP4AV's own protocol"),
+    "pp4av_ar50_plate": Metric("higher", "PP4AV plate AR50", "PP4AV's own protocol"),
+    "widerface_easy": Metric("higher", "WIDERFace easy", "WIDERFace's own protocol"),
+    "widerface_medium": Metric("higher", "WIDERFace medium", "WIDERFace's own protocol"),
+    "widerface_hard": Metric("higher", "WIDERFace hard", "WIDERFace's own protocol"),
+    "kid": Metric("lower", "KID", "unbiased polynomial MMD of real and anonymized regions"),
+    "kid_of_inpaint": Metric("lower", "KID over inpaint", "KID over that of OpenCV's inpainting"),
+    "fid": Metric("lower", "FID", "Fréchet distance of real and anonymized regions; biased on few samples"),
+    "coverage": Metric("higher", "coverage", "share of regions covered by half or more"),
+    "coverage_outside": Metric("lower", "outside covered", "share of the pixels outside all regions that are covered"),
+    "attributes": Metric("higher", "attributes kept", "pose, expression and age as before"),
+    "attack_parrot": Metric("lower", "parrot attack", "rank-1 of a recognizer retrained on anonymized images"),
+    "attack_linkability": Metric("lower", "linkability", "two anonymized images of one person are linked"),
+    "attack_restoration": Metric("lower", "restoration", "rank-1 after a network undid the anonymizer"),
+}
+
+
+class Part(BaseModel):
+    """A part of the scorecard: frozen, strict about names, without NaN."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Figure(Part):
+    """One figure, or why there is none.
+
+    Attributes:
+        value: The figure; None if it could not be measured.
+        reason: Why it is None.
+        interval: Its 95 % interval.
+        n: How many regions, images or pairs it rests on.
+        judge: The key of the judge in the scorecard's `judges`.
+        better: Which way is better.
+    """
+
+    value: float | None = None
+    reason: str | None = None
+    interval: tuple[float, float] | None = None
+    n: int | None = None
+    judge: str | None = None
+    better: Better
+
+    @model_validator(mode="after")
+    def _value_or_reason(self) -> "Figure":
+        if (self.value is None) == (self.reason is None):
+            raise ValueError("a figure has a value, or the reason why it has none")
+        return self
+
+
+def figure(
+    metric: str,
+    value: float,
+    *,
+    n: int | None = None,
+    interval: tuple[float, float] | None = None,
+    judge: str | None = None,
+) -> Figure:
+    """A figure with a value; the better direction is the metric's.
+
+    Args:
+        metric: A key of `METRICS`.
+        value: Finite.
+        n: How many samples it rests on.
+        interval: Its 95 % interval.
+        judge: The key of its judge.
+    """
+    return Figure(value=float(value), n=n, interval=interval, judge=judge, better=METRICS[metric].better)
+
+
+def null(metric: str, reason: str, *, n: int | None = None, judge: str | None = None) -> Figure:
+    """A figure that could not be measured, with the reason."""
+    return Figure(reason=reason, n=n, judge=judge, better=METRICS[metric].better)
+
+
+class JudgeEntry(Part):
+    """Who measured, and how it did on the originals.
+
+    Attributes:
+        kind: recognizer, reader, detector or features.
+        name: The judge's name.
+        library: The library that served it.
+        weights: Where its weights come from.
+        sha256: The weights' sha256.
+        panel: ``held_out`` judges are in no loss and make the headline.
+        proof: What it reached on the originals, None if it could not be tried.
+        floor: What it had to reach.
+        blind: Why its figures are null, None if it can see.
+    """
+
+    kind: str
+    name: str
+    library: str
+    weights: str
+    sha256: str
+    panel: Panel
+    proof: float | None = None
+    floor: float | None = None
+    blind: str | None = None
+
+
+class Row(Part):
+    """The figures of one method on one slice by one panel of judges.
+
+    Attributes:
+        method: ``anonymizer`` or a baseline.
+        boxes: Where the regions come from: the checkpoint's detector (end to end) or the annotation.
+        panel: Which judges.
+        slice: ``overall``, ``style:FR``, ``size:16-32``, ``kind:face``.
+        figures: By metric, see `METRICS`.
+    """
+
+    method: str
+    boxes: BoxSource
+    panel: Panel
+    slice: str
+    figures: dict[str, Figure]
+
+
+class Gate(Part):
+    """A bound that a checkpoint must hold to be released. A figure that is null fails it."""
+
+    name: str
+    metric: str
+    passed: bool
+    value: float | None
+    bound: float
+    rule: str
+    reason: str | None = None
+
+
+class Subject(Part):
+    """What was judged: the checkpoint and its version (the sha256 of its manifest)."""
+
+    checkpoint: str
+    step: int
+    sha256: str
+
+
+class DataFacts(Part):
+    """What it was judged on."""
+
+    fingerprint: str
+    images: int
+    faces: int
+    plates: int
+    identities: int
+    serials: int
+    left_out_crowd: int
+    procedural: bool
+
+
+class Scorecard(Part):
+    """The figures of one checkpoint on one data set."""
+
+    format: Literal["anony_pipeline.scorecard/1"] = FORMAT
+    name: str
+    subject: Subject
+    data: DataFacts
+    judges: dict[str, JudgeEntry]
+    rows: tuple[Row, ...]
+    gates: tuple[Gate, ...]
+    treated: dict[str, int] = Field(
+        description="what the anonymizer did on detected boxes: regions by method and reason"
+    )
+    styles_of_this_run: tuple[str, ...] | None = Field(
+        None, description="None: all styles, and `overall` is of this run"
+    )
+    overall_of_this_run: bool = True
+    command: str
+
+    def row(
+        self,
+        method: str = ANONYMIZER,
+        *,
+        slice_name: str = OVERALL,
+        panel: Panel = "held_out",
+        boxes: BoxSource | None = None,
+    ) -> Row | None:
+        """Find a row; the anonymizer's detected boxes stand before its ground-truth ones. None if there is none."""
+        for row in self.rows:
+            if (row.method, row.slice, row.panel) == (method, slice_name, panel) and boxes in (None, row.boxes):
+                return row
+        return None
+
+    @property
+    def passed(self) -> bool:
+        """Whether every gate holds."""
+        return all(gate.passed for gate in self.gates)

@@ -1,0 +1,1 @@
+"""Small supervised training loops: the judges, the detector and the base generator."""

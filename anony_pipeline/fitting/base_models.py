@@ -1,0 +1,318 @@
+"""Make every file of the package's weights from nothing: render, fit, export, measure, and write down how.
+
+Each model is resumable, and a model that is made already is not made again. What is rendered and where fitting stands
+lie beside the output, in ``<output>.work``, which can be removed afterwards.
+"""
+
+import json
+import platform
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from anony_pipeline.errors import ConfigError
+from anony_pipeline.fitting import attributes, detector, generator, reader, recognizer, rendering
+from anony_pipeline.fitting.loop import Plan, Progress
+from anony_pipeline.models import weights
+from anony_pipeline.models.recognizer import export_onnx
+from anony_pipeline.runtime.device import choose_device
+from anony_pipeline.runtime.progress import track
+from anony_pipeline.storage import atomic, manifests
+
+SEED = 20_26
+LEGIBLE_PX = 24
+UNSEEN = 1_000_000
+"""Seeds from here on are of people, plates and scenes that no network is fitted on."""
+
+
+@dataclass(frozen=True)
+class Amounts:
+    """What ``scale=1`` renders and how many steps it trains: about ten minutes on one large GPU with 16 CPU cores."""
+
+    people: int = 2500
+    views: int = 12
+    plates: int = 30_000
+    scenes: int = 2400
+    recognizer_steps: int = 3500
+    reader_steps: int = 3000
+    detector_steps: int = 1000
+    feature_steps: int = 1500
+    generator_steps: int = 10_000
+    generator_crops: int = 40_000
+    generator_batch: int = 64
+    batch: int = 256
+    detector_batch: int = 24
+    held_out_people: int = 200
+    held_out_views: int = 6
+    held_out_plates: int = 1000
+    held_out_scenes: int = 120
+
+    def scaled(self, scale: float) -> "Amounts":
+        """Multiply data and steps; batches shrink to what a small run can use."""
+
+        def times(value: int, least: int) -> int:
+            return max(least, round(value * scale))
+
+        small = min(1.0, scale * 4)
+        return Amounts(
+            people=times(self.people, 8),
+            views=max(3, round(self.views * min(1.0, scale * 8))),
+            plates=times(self.plates, 32),
+            scenes=times(self.scenes, 8),
+            recognizer_steps=times(self.recognizer_steps, 2),
+            reader_steps=times(self.reader_steps, 2),
+            detector_steps=times(self.detector_steps, 2),
+            feature_steps=times(self.feature_steps, 2),
+            generator_steps=times(self.generator_steps, 2),
+            generator_crops=times(self.generator_crops, 64),
+            generator_batch=max(4, round(self.generator_batch * small)),
+            batch=max(16, round(self.batch * small)),
+            detector_batch=max(2, round(self.detector_batch * small)),
+            held_out_people=max(6, round(self.held_out_people * small)),
+            held_out_views=max(3, round(self.held_out_views * small)),
+            held_out_plates=max(16, round(self.held_out_plates * small)),
+            held_out_scenes=max(4, round(self.held_out_scenes * small)),
+        )
+
+
+class Workshop:
+    """What the makers of all models share: amounts, device, progress, and data that is rendered when first needed."""
+
+    def __init__(self, output: Path, work: Path, amounts: Amounts, device: torch.device, progress: Progress) -> None:
+        self.output, self.work, self.amounts, self.device, self.progress = output, work, amounts, device, progress
+
+    def plan(self, name: str, steps: int, learning_rate: float) -> Plan:
+        """The plan for one model."""
+        state = self.work / f"{name}.state.pt"
+        return Plan(steps, SEED, self.device, state, learning_rate=learning_rate, progress=self.progress)
+
+    @cached_property
+    def faces(self) -> rendering.Faces:
+        """People to fit on."""
+        return self._faces(0, self.amounts.people, self.amounts.views)
+
+    @cached_property
+    def unseen_faces(self) -> rendering.Faces:
+        """People to measure on."""
+        return self._faces(UNSEEN, self.amounts.held_out_people, self.amounts.held_out_views)
+
+    def _faces(self, first: int, people: int, views: int) -> rendering.Faces:
+        seeds = range(first, first + people)
+        return rendering.render_faces(seeds, views, self.work, seed=SEED, progress=self.progress)
+
+    @cached_property
+    def plates(self) -> rendering.Plates:
+        """Plates to fit on, without the serials of `unseen_plates`."""
+        held_out = set(self.unseen_plates.serials)
+        plates = rendering.render_plates(self.amounts.plates, self.work, seed=SEED, progress=self.progress)
+        kept = [number for number, serial in enumerate(plates.serials) if serial not in held_out]
+        return rendering.Plates(plates.images[kept], [plates.serials[number] for number in kept], plates.heights[kept])
+
+    @cached_property
+    def unseen_plates(self) -> rendering.Plates:
+        """Plates to measure on."""
+        count = self.amounts.held_out_plates
+        return rendering.render_plates(count, self.work, seed=SEED + UNSEEN, progress=self.progress)
+
+    @cached_property
+    def scenes(self) -> rendering.Scenes:
+        """Scenes to fit on."""
+        return rendering.render_scenes(self.amounts.scenes, self.work, seed=SEED, progress=self.progress)
+
+    @cached_property
+    def unseen_scenes(self) -> rendering.Scenes:
+        """Scenes to measure on."""
+        count = self.amounts.held_out_scenes
+        return rendering.render_scenes(count, self.work, seed=SEED + UNSEEN, progress=self.progress)
+
+
+Facts = dict[str, Any]
+FILES = {
+    "recognizer": ("recognizer.onnx", "recognizer.safetensors"),
+    "held_out_recognizer": ("held_out_recognizer.onnx",),
+    "reader": ("reader.safetensors",),
+    "held_out_reader": ("held_out_reader.safetensors",),
+    "detector": ("detector.safetensors",),
+    "held_out_detector": ("held_out_detector.safetensors",),
+    "features": ("features.safetensors",),
+    "generator": (generator.SHIPPED_UNET,),
+}
+"""The files of each base model."""
+
+
+def _make_recognizer(shop: Workshop, name: str) -> Facts:
+    plan = shop.plan(name, shop.amounts.recognizer_steps, 3e-3)
+    network = recognizer.fit_recognizer(name, shop.faces, plan, batch=shop.amounts.batch)
+    weights.round_to_half(network)
+    held_out = {
+        f"{figure}_{by}": value
+        for by, boxed in (("points", False), ("box", True))
+        for figure, value in recognizer.verification(
+            recognizer.embed(network, shop.unseen_faces, by_box=boxed, device=shop.device), shop.unseen_faces.people
+        ).items()
+    }
+    # Nobody differentiates through the held-out recognizer, so its tensors are not shipped.
+    weights.save_half((shop.output if name == "recognizer" else shop.work) / f"{name}.safetensors", network)
+    export_onnx(network, shop.output / f"{name}.onnx")
+    return {**_architecture(network), "held_out": {**held_out, "people": shop.amounts.held_out_people}}
+
+
+def _make_reader(shop: Workshop, name: str) -> Facts:
+    plan = shop.plan(name, shop.amounts.reader_steps, 2e-3)
+    network = reader.fit_reader(name, shop.plates, plan, batch=shop.amounts.batch)
+    weights.round_to_half(network)
+    plates = shop.unseen_plates
+    exact, legible = reader.exact_reads(network, plates, shop.device), plates.heights >= LEGIBLE_PX
+    held_out = {
+        f"exact_from_{LEGIBLE_PX}_px": float(exact[legible].mean()) if legible.any() else None,
+        "exact_below": float(exact[~legible].mean()) if not legible.all() else None,
+        "plates": len(exact),
+    }
+    weights.save_half(shop.output / f"{name}.safetensors", network)
+    return {**_architecture(network), "held_out": held_out}
+
+
+def _make_detector(shop: Workshop, name: str) -> Facts:
+    plan = shop.plan(name, shop.amounts.detector_steps, 2e-3)
+    network = detector.fit_detector(name, shop.scenes, plan, batch=shop.amounts.detector_batch)
+    weights.round_to_half(network)
+    held_out = detector.average_precision(network, shop.unseen_scenes)
+    weights.save_half(shop.output / f"{name}.safetensors", network)
+    facts = {**_architecture(network), "architecture": f"torchvision {type(network.model).__name__}, small"}
+    return {**facts, "held_out": {**held_out, "scenes": len(shop.unseen_scenes.images)}}
+
+
+def _make_features(shop: Workshop, name: str) -> Facts:
+    code = attributes.AttributeCode.of(shop.faces.attributes)
+    plan = shop.plan(name, shop.amounts.feature_steps, 2e-3)
+    network = attributes.fit_features(shop.faces, shop.plates, code, plan, batch=shop.amounts.batch)
+    weights.round_to_half(network)
+    held_out = attributes.explained(network, shop.unseen_faces, shop.unseen_plates, code, shop.device)
+    weights.save_half(shop.output / f"{name}.safetensors", network)
+    return {**_architecture(network), "held_out": held_out, "columns": list(code.columns)}
+
+
+def _make_generator(shop: Workshop, name: str) -> Facts:
+    facts = generator.fit_generator(
+        steps=shop.amounts.generator_steps,
+        seed=SEED,
+        device=str(shop.device),
+        out=shop.output,
+        work=shop.work / name,
+        batch_size=shop.amounts.generator_batch,
+        crops=shop.amounts.generator_crops,
+    )
+    # A picture for whoever made it; it is not shipped.
+    (shop.output / generator.PREVIEW).replace(shop.work / generator.PREVIEW)
+    return {"architecture": "UNet2DConditionModel 9 -> 4", **facts}
+
+
+MAKERS: dict[str, Callable[[Workshop, str], Facts]] = {
+    "recognizer": _make_recognizer,
+    "held_out_recognizer": _make_recognizer,
+    "reader": _make_reader,
+    "held_out_reader": _make_reader,
+    "detector": _make_detector,
+    "held_out_detector": _make_detector,
+    "features": _make_features,
+    "generator": _make_generator,
+}
+
+
+def make_all(
+    output: Path,
+    *,
+    scale: float = 1.0,
+    device: str = "auto",
+    only: Sequence[str] | None = None,
+    progress: Progress = track,
+) -> dict[str, Any]:
+    """Make all shipped weights, or some, into a folder, and its ``manifest.json``.
+
+    Args:
+        output: ``recognizer.onnx``, ``reader.safetensors`` ... are written there.
+        scale: Multiplies data and steps: 1 takes about ten minutes on a large GPU beside 16 CPU cores without the
+            generator, 0.05 a few minutes on two CPU cores.
+        device: ``auto``, ``cpu``, ``cuda``.
+        only: Names of `MAKERS`; None makes all. Files of models that are not named stay as they are.
+        progress: Shows how far it is.
+
+    Returns:
+        The manifest: ``format``, ``models`` (how each was made and how well it does on what it has never seen) and
+        ``files``.
+
+    Raises:
+        ConfigError: If ``only`` names a model that there is none of.
+    """
+    names = list(only) if only is not None else list(MAKERS)
+    if unknown := sorted(set(names) - set(MAKERS)):
+        raise ConfigError(
+            "there are no such base models", where="only", got=", ".join(unknown), allowed=", ".join(MAKERS)
+        )
+    work = output.with_name(f"{output.name}.work")
+    work.mkdir(parents=True, exist_ok=True)
+    output.mkdir(parents=True, exist_ok=True)
+    chosen = choose_device(device)
+    shop = Workshop(output, work, Amounts().scaled(scale), chosen, progress)
+    for name in names:
+        _make(shop, name, scale)
+    manifests.write(output, {"format": weights.FORMAT, "models": _known_models(work, output)})
+    return json.loads((output / manifests.NAME).read_text())
+
+
+def _make(shop: Workshop, name: str, scale: float) -> None:
+    record = shop.work / f"{name}.json"
+    if record.exists():
+        known = json.loads(record.read_text())
+        if known["scale"] == scale and known["seed"] == SEED and _is_there(shop.output, name):
+            return
+    begin = time.monotonic()
+    facts = MAKERS[name](shop, name)
+    made = {
+        **facts,
+        "seconds": round(time.monotonic() - begin, 1),
+        "hardware": _hardware(shop.device),
+        "seed": SEED,
+        "scale": scale,
+        "code": _code_version(),
+        "torch": torch.__version__,
+    }
+    atomic.write_json(record, json.loads(json.dumps(made, default=float)))
+
+
+def _is_there(output: Path, name: str) -> bool:
+    return all((output / file).is_file() for file in FILES[name])
+
+
+def _known_models(work: Path, output: Path) -> dict[str, Any]:
+    """What is known of each model that is there: from this work folder, or from the manifest that a former one left."""
+    former = output / manifests.NAME
+    models = json.loads(former.read_text()).get("models", {}) if former.exists() else {}
+    for name in MAKERS:
+        if (record := work / f"{name}.json").exists():
+            models[name] = json.loads(record.read_text())
+    return {name: facts for name, facts in models.items() if _is_there(output, name)}
+
+
+def _architecture(network: nn.Module) -> Facts:
+    return {"architecture": type(network).__name__, "parameters": sum(p.numel() for p in network.parameters())}
+
+
+def _hardware(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
+
+
+def _code_version() -> str:
+    try:
+        return version("anony-pipeline")
+    except PackageNotFoundError:  # run from a copy of the sources, as on a lent GPU machine
+        return "uninstalled sources"

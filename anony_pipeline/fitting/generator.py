@@ -1,0 +1,456 @@
+"""Train the demo's base generator once, on procedural crops alone: one step from noise to a face of nobody.
+
+The first third of the steps learns by pixel distances alone; then an adversary and its features take over, and the
+pixel distance stays full on plates, whose target is known, and low on faces, of which many would do.
+"""
+
+import copy
+import io
+import math
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from anony_pipeline.config.schema import Generator as GeneratorSettings
+from anony_pipeline.fitting.generator_crops import Crops, render_crops
+from anony_pipeline.losses import adversarial, perceptual, reconstruction
+from anony_pipeline.models import weights
+from anony_pipeline.models.demo_pipeline import build_demo_pipeline
+from anony_pipeline.models.discriminator import Discriminator
+from anony_pipeline.models.generator import LAST_TIMESTEP, SHIPPED_UNET, Generator
+from anony_pipeline.ops import images
+from anony_pipeline.runtime.progress import log
+from anony_pipeline.runtime.seeding import numpy_generator, seed_for
+from anony_pipeline.storage import atomic
+from anony_pipeline.structures.regions import Kind
+
+STATE = "generator_state.pt"
+PREVIEW = "generator_preview.png"
+VALIDATION_SHARE = 0.02
+SAVE_EVERY_SECONDS = 120.0
+LEARNING_RATE = 4e-4
+LAST_LEARNING_RATE = 2e-5
+DISCRIMINATOR_LEARNING_RATE = 2e-4
+EMA_DECAY = 0.999
+R1_EVERY = 16
+R1_WEIGHT = 5.0
+# Share of a batch that is there twice, with other noise: the pairs that must differ (see `_sameness`).
+TWIN_SHARE = 0.25
+TWIN_DISTANCE = 0.06
+MASK_GROWTH = (1.1, 1.4)
+
+
+@dataclass(frozen=True)
+class Mix:
+    """Weights of the losses' gradients, each scaled to the length of the pixel distance's gradient."""
+
+    pixel: float
+    edges: float
+    features: float
+    adversary: float
+    sameness: float
+
+
+BEGINNING = Mix(pixel=1.0, edges=1.0, features=0.0, adversary=0.0, sameness=0.0)
+LATER = {
+    Kind.FACE: Mix(pixel=0.2, edges=0.1, features=0.6, adversary=0.5, sameness=0.15),
+    Kind.PLATE: Mix(pixel=1.0, edges=0.5, features=0.4, adversary=0.2, sameness=0.0),
+}
+
+
+@dataclass
+class Batch:
+    """Crops on the device.
+
+    Attributes:
+        kind: Of all of them.
+        images: ``(N, 3, H, W)`` in ``[-1, 1]``; the last ones repeat the first, as many as there are twins.
+        masks: ``(N, 1, H, W)``, 0 or 1.
+        anchors: ``(N, 3, H, W)`` in ``[-1, 1]`` of plates; None for faces.
+        twins: How many crops are there twice.
+    """
+
+    kind: Kind
+    images: torch.Tensor
+    masks: torch.Tensor
+    anchors: torch.Tensor | None
+    twins: int
+
+
+class _Store:
+    """The crops of one kind as uint8 tensors, on the device where they fit, cut into training and validation."""
+
+    def __init__(self, crops: Crops, kind: Kind, device: torch.device) -> None:
+        is_face = kind is Kind.FACE
+        self.kind = kind
+        self.images = torch.from_numpy(np.array(crops.faces if is_face else crops.plates)).to(device)
+        self.anchors = None if is_face else torch.from_numpy(np.array(crops.anchors)).to(device)
+        self.boxes = torch.from_numpy(np.array(crops.face_boxes if is_face else crops.plate_boxes)).to(device)
+        self.held_out = max(1, round(len(self.images) * VALIDATION_SHARE))
+
+    def draw(self, size: int, rng: np.random.Generator) -> Batch:
+        """A random batch of training crops with random masks, flips and exposure."""
+        twins = round(size * TWIN_SHARE) if self.anchors is None else 0
+        chosen = rng.integers(len(self.images) - self.held_out, size=size - twins)
+        index = torch.from_numpy(np.concatenate([chosen, chosen[:twins]]))
+        flips = rng.random(size - twins) < 0.5 if self.anchors is None else np.zeros(size - twins, bool)
+        growth = rng.uniform(*MASK_GROWTH, (size - twins, 2))
+        shift = rng.normal(0, 0.03, (size - twins, 2))
+        gains = np.exp(rng.normal(0, [0.15, 0.04, 0.04, 0.04], (size - twins, 4)))
+        flips, growth, shift, gains = (
+            np.concatenate([values, values[:twins]]) for values in (flips, growth, shift, gains)
+        )
+        return self._batch(index, flips, growth, shift, gains, twins)
+
+    def validation(self, count: int) -> Batch:
+        """The first held-out crops, masked as in use."""
+        begin = len(self.images) - self.held_out
+        index = torch.arange(begin, min(begin + count, len(self.images)))
+        size = len(index)
+        flips, shift, gains = np.zeros(size, bool), np.zeros((size, 2)), np.ones((size, 4))
+        return self._batch(index, flips, np.full((size, 2), 1.15), shift, gains, 0)
+
+    def _batch(
+        self,
+        index: torch.Tensor,
+        flips: np.ndarray,
+        growth: np.ndarray,
+        shift: np.ndarray,
+        gains: np.ndarray,
+        twins: int,
+    ) -> Batch:
+        device = self.images.device
+        index = index.to(device, non_blocking=True)
+        masks = _box_masks(self.boxes[index], growth, shift, (self.images.shape[1], self.images.shape[2]))
+        exposure = torch.from_numpy(gains[:, :1] * gains[:, 1:]).float().to(device, non_blocking=True)[..., None, None]
+        flipped = torch.from_numpy(flips).to(device, non_blocking=True)[:, None, None, None]
+        pictures = _pixels(self.images[index], exposure)
+        anchors = None if self.anchors is None else _pixels(self.anchors[index], exposure)
+        return Batch(
+            self.kind,
+            torch.where(flipped, pictures.flip(3), pictures),
+            torch.where(flipped, masks.flip(3), masks),
+            anchors,
+            twins,
+        )
+
+
+class _Trainer:
+    """All that learns, and one step of it."""
+
+    def __init__(self, steps: int, seed: int, device: torch.device) -> None:
+        torch.manual_seed(seed_for(seed, "generator/weights"))
+        self.steps, self.seed, self.device = steps, seed, device
+        self.generator = demo_generator().to(device)
+        self.unet = self.generator.unet.requires_grad_(True).train()
+        self.discriminator = Discriminator(channels=48).to(device)
+        if device.type == "cuda":
+            self.unet.to(memory_format=torch.channels_last)
+            self.discriminator.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch has no hint
+        self.ema = copy.deepcopy(self.unet).requires_grad_(False)
+        fused = device.type == "cuda"
+        self.optimizer = torch.optim.AdamW(self.unet.parameters(), LEARNING_RATE, betas=(0.9, 0.99), fused=fused)
+        self.adversary = torch.optim.Adam(
+            self.discriminator.parameters(), DISCRIMINATOR_LEARNING_RATE, betas=(0.0, 0.99), fused=fused
+        )
+        self.step = 0
+
+    @property
+    def adversarial(self) -> bool:
+        """Whether the first third is over."""
+        return self.step >= self.steps // 3
+
+    def train_step(self, batch: Batch) -> dict[str, torch.Tensor]:
+        """One step of the generator and, after the first third, of its adversary; losses by name."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = _learning_rate(self.step, self.steps)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+            outputs = self._generate(batch)
+        # The adversary stays in float32: it is small, and spectral normalization mixes dtypes under autocast.
+        gradient, losses = self._gradient(outputs.detach(), batch)
+        self.optimizer.zero_grad(set_to_none=True)
+        outputs.backward(gradient.to(outputs.dtype))
+        losses["gradient_norm"] = nn.utils.clip_grad_norm_(self.unet.parameters(), 1.0)
+        self.optimizer.step()
+        if self.adversarial:
+            losses |= self._train_discriminator(outputs.detach().float(), batch)
+        self.step += 1
+        self._average()
+        return losses
+
+    def _generate(self, batch: Batch) -> torch.Tensor:
+        """Completed crops as in use: faces from pure noise or an earlier step's result, plates from their anchor."""
+        generator, count = self.generator, len(batch.images)
+        noise_rng = torch.Generator(self.device).manual_seed(seed_for(self.seed, "generator/noise", self.step))
+        shape = generator.noise_shape(count, (batch.images.shape[2], batch.images.shape[3]))
+        noise = torch.randn(shape, generator=noise_rng, device=self.device)
+        rng = numpy_generator(self.seed, "generator/timestep", self.step)
+        condition = generator.condition(batch.images, batch.masks)
+        if batch.anchors is not None:
+            low = torch.from_numpy(rng.uniform(0.3, 1, count)).to(self.device, non_blocking=True)
+            timesteps = (low * LAST_TIMESTEP).round().long()
+            anchored = generator.encode(torch.where(batch.masks > 0.5, batch.anchors, batch.images))
+            latents = generator.add_noise(anchored, noise, timesteps)
+            if rng.random() < 0.05:
+                latents, timesteps = noise, torch.full_like(timesteps, LAST_TIMESTEP)
+        else:
+            latents, timesteps = noise, torch.full((count,), LAST_TIMESTEP, device=self.device)
+            if rng.random() < 0.2:
+                # The later steps of a sampler that takes several: they start from what the first one made.
+                with torch.no_grad():
+                    clean = generator.predict_clean(latents, timesteps, condition, batch.kind).float()
+                timesteps = torch.full_like(timesteps, int(rng.choice([249, 499, 749])))
+                latents = generator.add_noise(
+                    clean, torch.randn(shape, generator=noise_rng, device=self.device), timesteps
+                )
+        clean = generator.predict_clean(latents, timesteps, condition, batch.kind)
+        return torch.where(batch.masks > 0.5, generator.decode(clean.float()), batch.images)
+
+    def _gradient(self, fixed: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """The mixed gradient at the outputs, and the losses.
+
+        Each loss's gradient is brought to the length of the pixel distance's, as Esser et al., Taming Transformers,
+        2021, equation 7, do it at the last layer: then a weight means the same in every phase and for every kind.
+        """
+        outputs = fixed.float().requires_grad_(True)
+        mix = LATER[batch.kind] if self.adversarial else BEGINNING
+        losses = {"pixel": reconstruction.masked_l1(outputs, batch.images, batch.masks)}
+        reference = torch.autograd.grad(losses["pixel"], outputs)[0]
+        length, total = reference.norm(), mix.pixel * reference
+        for name, loss in self._further_losses(outputs, batch, mix):
+            losses[name] = loss
+            gradient = torch.autograd.grad(loss, outputs)[0].float()
+            total = total + getattr(mix, name) * gradient * (length / gradient.norm().clamp(min=1e-12)).clamp(max=1e6)
+        return total, {name: loss.detach() for name, loss in losses.items()}
+
+    def _further_losses(self, outputs: torch.Tensor, batch: Batch, mix: Mix) -> Iterator[tuple[str, torch.Tensor]]:
+        if mix.edges:
+            yield "edges", reconstruction.gradient_l1(outputs, batch.images, batch.masks)
+        if mix.features:
+            # Not the attribute network's features: it judges (KID), and who sat in a loss must not judge alone.
+            yield (
+                "features",
+                perceptual.perceptual_distance(
+                    lambda pixels: self.discriminator.features(pixels, batch.masks), outputs, batch.images
+                ),
+            )
+        if mix.adversary:
+            yield "adversary", adversarial.generator_loss(self.discriminator(outputs, batch.masks, batch.kind))
+        if mix.sameness and batch.twins:
+            yield "sameness", _sameness(outputs, batch)
+
+    def _train_discriminator(self, fakes: torch.Tensor, batch: Batch) -> dict[str, torch.Tensor]:
+        penalize = self.step % R1_EVERY < 2  # both kinds take turns, so both are penalized
+        real = batch.images.detach().requires_grad_(penalize)
+        real_scores = self.discriminator(real, batch.masks, batch.kind)
+        fake_scores = self.discriminator(fakes, batch.masks, batch.kind)
+        losses = {"discriminator": adversarial.discriminator_loss(real_scores, fake_scores)}
+        total = losses["discriminator"]
+        if penalize:
+            losses["r1"] = adversarial.r1_penalty(real_scores, real)
+            total = total + R1_WEIGHT * R1_EVERY / 2 * losses["r1"]
+        self.adversary.zero_grad(set_to_none=True)
+        total.backward()
+        self.adversary.step()
+        return {name: loss.detach() for name, loss in losses.items()}
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        decay = min(EMA_DECAY, (1 + self.step) / (10 + self.step))
+        torch._foreach_lerp_(list(self.ema.parameters()), list(self.unet.parameters()), 1 - decay)
+
+    def state(self) -> dict[str, Any]:
+        """Everything that the next step depends on."""
+        return {
+            "step": self.step,
+            "steps": self.steps,
+            "seed": self.seed,
+            "unet": self.unet.state_dict(),
+            "ema": self.ema.state_dict(),
+            "discriminator": self.discriminator.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "adversary": self.adversary.state_dict(),
+        }
+
+    def resume(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state` was taken."""
+        self.step = state["step"]
+        for name in ("unet", "ema", "discriminator", "optimizer", "adversary"):
+            getattr(self, name).load_state_dict(state[name])
+
+
+def demo_generator() -> Generator:
+    """The demo's generator with random weights, in the default prompts and steps."""
+    settings = GeneratorSettings()
+    return Generator(
+        build_demo_pipeline(),
+        prompts={Kind.FACE: settings.face_prompt, Kind.PLATE: settings.plate_prompt},
+        steps=dict.fromkeys(Kind, 1),
+        anchor_strength=0.4,
+        base_id="demo",
+    )
+
+
+def fit_generator(
+    *,
+    steps: int,
+    seed: int,
+    device: str,
+    out: Path,
+    work: Path,
+    batch_size: int = 64,
+    crops: int = 40_000,
+    seconds: float = math.inf,
+) -> dict[str, Any]:
+    """Train the base UNet, in slices if need be, and write its moving average as fp16 safetensors.
+
+    Args:
+        steps: Of all slices together; faces and plates take turns.
+        seed: Of crops, weights and noise.
+        device: ``cpu`` or ``cuda``.
+        out: Folder of ``generator_unet.safetensors`` and of a picture of validation crops before and after.
+        work: Folder of rendered crops and training state, from which a run of the same steps and seed goes on; can be
+            removed when all is done.
+        batch_size: Crops a step.
+        crops: Rendered in all; about 50 kB each.
+        seconds: Stop after so many, rendering included; the next call goes on.
+
+    Returns:
+        Facts for the weights' manifest: steps done and wanted, seconds, and the pixel distances on held-out crops.
+    """
+    begin = time.monotonic()
+    rendered = render_crops(work / "crops", count=crops, seed=seed)
+    trainer = _Trainer(steps, seed, torch.device(device))
+    state_file = work / STATE
+    if state_file.exists():
+        state = torch.load(state_file, map_location=device, weights_only=True)
+        if (state["steps"], state["seed"]) == (steps, seed):
+            trainer.resume(state)
+    stores = [_Store(rendered, kind, trainer.device) for kind in Kind]
+    chosen = torch.backends.cudnn.benchmark
+    # Two shapes alternate over thousands of steps: looking for the fastest convolutions once pays.
+    torch.backends.cudnn.benchmark = True
+    try:
+        _train(trainer, stores, batch_size, begin + seconds, state_file)
+    finally:
+        torch.backends.cudnn.benchmark = chosen
+    _save_state(trainer, state_file)
+    weights.save_half(out / SHIPPED_UNET, trainer.ema)
+    return {
+        "steps": trainer.step,
+        "steps_wanted": steps,
+        "seconds_of_last_slice": round(time.monotonic() - begin, 1),
+        "seed": seed,
+        "batch_size": batch_size,
+        "crops": crops,
+        **_validate(trainer, stores, out / PREVIEW),
+    }
+
+
+def _train(trainer: _Trainer, stores: list[_Store], batch_size: int, deadline: float, state_file: Path) -> None:
+    said = saved = time.monotonic()
+    losses: dict[str, dict[str, torch.Tensor]] = {}
+    first = trainer.step
+    began = said
+    while trainer.step < trainer.steps and time.monotonic() < deadline:
+        store = stores[trainer.step % len(stores)]
+        batch = store.draw(batch_size, numpy_generator(trainer.seed, "generator/batch", trainer.step))
+        losses[store.kind.value] = trainer.train_step(batch)
+        now = time.monotonic()
+        if now - said >= 10:
+            said = now
+            figures = ", ".join(f"{kind}: {_written(values)}" for kind, values in losses.items())
+            rate = (trainer.step - first) / (now - began)
+            log.info("generator step %d of %d, %.1f a second; %s", trainer.step, trainer.steps, rate, figures)
+        if now - saved >= SAVE_EVERY_SECONDS:
+            saved = now
+            _save_state(trainer, state_file)
+
+
+def _written(losses: Mapping[str, torch.Tensor]) -> str:
+    return " ".join(f"{name} {float(value):.3f}" for name, value in losses.items())
+
+
+def _save_state(trainer: _Trainer, path: Path) -> None:
+    buffer = io.BytesIO()
+    torch.save(trainer.state(), buffer)
+    atomic.write_bytes(path, buffer.getvalue())
+
+
+@torch.no_grad()
+def _validate(trainer: _Trainer, stores: list[_Store], preview: Path) -> dict[str, float]:
+    """Pixel distances of the averaged generator on held-out crops, and a picture: original, masked, two fillings."""
+    generator = trainer.generator
+    trained, generator.unet = generator.unet, trainer.ema.eval()
+    facts, sheets = {}, []
+    for store in stores:
+        batch = store.validation(48)
+        rng = torch.Generator().manual_seed(seed_for(trainer.seed, "generator/validation"))
+        shape = generator.noise_shape(len(batch.images), (batch.images.shape[2], batch.images.shape[3]))
+        filled = [
+            generator.fill(
+                batch.images, batch.masks, batch.kind, noise=torch.randn(shape, generator=rng), anchors=batch.anchors
+            )
+            for _ in range(2)
+        ]
+        name = store.kind.value
+        facts[f"{name}_l1"] = round(float(reconstruction.masked_l1(filled[0], batch.images, batch.masks)), 4)
+        difference = reconstruction.masked_l1(filled[0], filled[1], batch.masks)
+        facts[f"{name}_l1_between_two_noises"] = round(float(difference), 4)
+        masked = batch.images.masked_fill(batch.masks > 0.5, 0)
+        shown = [batch.images, masked if batch.anchors is None else batch.anchors, *filled]
+        sheets.append(_sheet([images.to_images(row[:12]) for row in shown]))
+    generator.unet = trained
+    width = max(sheet.shape[1] for sheet in sheets)
+    padded = [np.pad(sheet, ((0, 0), (0, width - sheet.shape[1]), (0, 0))) for sheet in sheets]
+    images.write(preview, np.concatenate(padded))
+    return facts
+
+
+def _sheet(rows: list[list[np.ndarray]]) -> np.ndarray:
+    return np.concatenate([np.concatenate(row, axis=1) for row in rows])
+
+
+def _box_masks(boxes: torch.Tensor, growth: np.ndarray, shift: np.ndarray, size_hw: tuple[int, int]) -> torch.Tensor:
+    """Masks of jittered, grown boxes, rounded outward, ``(N, 1, H, W)``: `ops.masks.region_mask` on the device."""
+    center, size = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
+    center = center + torch.from_numpy(shift).float().to(boxes.device, non_blocking=True) * size
+    half = size / 2 * torch.from_numpy(growth).float().to(boxes.device, non_blocking=True)
+    low, high = (center - half).floor(), (center + half).ceil()
+    inside = []
+    for axis, length in ((1, size_hw[0]), (0, size_hw[1])):
+        place = torch.arange(length, device=boxes.device)[None]
+        inside.append((place >= low[:, axis : axis + 1]) & (place < high[:, axis : axis + 1]))
+    rows, columns = inside
+    return (rows[:, None, :, None] & columns[:, None, None, :]).float()
+
+
+def _pixels(crops: torch.Tensor, exposure: torch.Tensor) -> torch.Tensor:
+    """uint8 ``(N, H, W, 3)`` to ``(N, 3, H, W)`` in ``[-1, 1]`` under another exposure ``(N, 3, 1, 1)``."""
+    return (crops.permute(0, 3, 1, 2).float() / 255 * exposure).clamp(0, 1) * 2 - 1
+
+
+def _sameness(outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
+    """Punish twins, one crop under two noises, that are alike: ignoring its noise, a generator draws one face for all.
+
+    After Mao et al., Mode Seeking Generative Adversarial Networks, 2019, equation 3; with a bound in place of the
+    quotient, and on averages over 4 x 4 pixels, so that grain does not count as difference.
+    """
+    first, second = outputs[: batch.twins], outputs[-batch.twins :]
+    masks = F.avg_pool2d(batch.masks[: batch.twins], 4)
+    difference = (F.avg_pool2d(first, 4) - F.avg_pool2d(second, 4)).abs() * masks
+    distance = difference.sum(dim=(1, 2, 3)) / (3 * masks.sum(dim=(1, 2, 3))).clamp(min=1)
+    return F.relu(TWIN_DISTANCE - distance).mean()
+
+
+def _learning_rate(step: int, steps: int) -> float:
+    warm = min(1.0, (step + 1) / max(1, min(200, steps // 10)))
+    cosine = (1 + math.cos(math.pi * step / steps)) / 2
+    return warm * (LAST_LEARNING_RATE + (LEARNING_RATE - LAST_LEARNING_RATE) * cosine)

@@ -1,0 +1,275 @@
+"""Procedural crops that the base generator learns from: faces, and plates with their serial rendered anew as anchor."""
+
+import json
+import multiprocessing
+import os
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from anony_pipeline.datasets.streetscape import people
+from anony_pipeline.ops import crops
+from anony_pipeline.plates import render, serials
+from anony_pipeline.plates.styles import PlateStyle, load_styles
+from anony_pipeline.runtime.progress import track
+from anony_pipeline.runtime.seeding import numpy_generator
+from anony_pipeline.storage import atomic
+
+FACE_HW = (128, 128)
+PLATE_HW = (64, 192)
+# The window about a face off the middle must not reach far over the picture's edge.
+FACE_DRAWN_PX = 144
+CHUNK = 32
+# People and crops of the demo's own data start at 0; the base model must not have met them.
+FIRST_PERSON = 5_000_000
+PLATE_STYLES = ("DE", "FR", "NL", "unspecified")
+INDEX = "crops.json"
+FACES_PER_PLATE = 2
+# Fewer chunks are rendered before further processes have imported what they need.
+WORTH_PROCESSES = 20
+SUPERSAMPLING = 2
+
+
+@dataclass(frozen=True)
+class Crops:
+    """Rendered crops, memory-mapped.
+
+    Attributes:
+        faces: ``(N, 128, 128, 3)`` uint8 RGB.
+        face_boxes: ``(N, 4)`` float32 xyxy in pixels of the crop.
+        plates: ``(M, 64, 192, 3)`` uint8 RGB.
+        anchors: ``(M, 64, 192, 3)`` uint8 RGB: the same serial rendered anew in the same place.
+        plate_boxes: ``(M, 4)`` float32 xyxy in pixels of the crop.
+    """
+
+    faces: np.ndarray
+    face_boxes: np.ndarray
+    plates: np.ndarray
+    anchors: np.ndarray
+    plate_boxes: np.ndarray
+
+
+def render_crops(folder: Path, *, count: int, seed: int) -> Crops:
+    """Render crops once into a folder, in parallel, and map them.
+
+    Args:
+        folder: Where the arrays go; if it holds those of the same count and seed, they are used.
+        count: Faces and plates together; two thirds are faces.
+        seed: Same seed, same crops, whatever the number of processes.
+    """
+    plates = count // (FACES_PER_PLATE + 1)
+    wanted = {"count": count, "seed": seed}
+    if not (folder / INDEX).exists() or json.loads((folder / INDEX).read_text()) != wanted:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / INDEX).unlink(missing_ok=True)
+        _render_kind(folder, "face", count - plates, seed)
+        _render_kind(folder, "plate", plates, seed)
+        atomic.write_json(folder / INDEX, wanted)
+    names = ("faces", "face_boxes", "plates", "anchors", "plate_boxes")
+    return Crops(*(np.load(folder / f"{name}.npy", mmap_mode="r") for name in names))
+
+
+def face_crop(seed: int, index: int) -> tuple[np.ndarray, np.ndarray]:
+    """Render one face as the generator meets it: ``(128, 128, 3)`` uint8 and its box ``(4,)`` in pixels of the crop."""
+    rng = numpy_generator(seed, "generator/face", index)
+    person = people.sample_person(FIRST_PERSON + int(rng.integers(1_000_000)))
+    drawn = people.render_face_crop(person, rng, size=FACE_DRAWN_PX, family="base")
+    return _framed(drawn.image, drawn.box_xyxy.astype(np.float64), FACE_HW, rng)
+
+
+def plate_crop(seed: int, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Render one plate on a vehicle.
+
+    Returns:
+        The crop and its anchor, ``(64, 192, 3)`` uint8 each, and the plate's box ``(4,)`` in pixels of the crop.
+    """
+    rng = numpy_generator(seed, "generator/plate", index)
+    style = load_styles()[str(rng.choice(PLATE_STYLES))]
+    serial = serials.draw(style, rng)
+    quad = _quad(style, rng)
+    night = rng.random() < 0.25
+    light = _light(rng, night=night)
+    body = _vehicle(quad, rng)
+    scene = _with_plate(
+        body, quad, _drawn(style, serial, rng, wear=rng.uniform(0, 0.8)), retro=1 + 1.5 * night * rng.random()
+    )
+    # The anchor in use is placed by an estimate of corners and light: sometimes good, sometimes only the box.
+    guess = _boxed(quad) if rng.random() < 0.2 else quad + rng.normal(0, 1.0, quad.shape) * SUPERSAMPLING
+    anchor = _with_plate(body, guess, _drawn(style, serial, rng, wear=0.0), retro=1.0)
+    camera_seed = int(rng.integers(1 << 31))
+    anchor_light = light if rng.random() < 0.6 else np.full_like(light, light.mean())
+    box = np.concatenate([quad.min(axis=0), quad.max(axis=0)]) / SUPERSAMPLING
+    return _photograph(scene, light, camera_seed), _photograph(anchor, anchor_light, None), box.astype(np.float32)
+
+
+def _render_kind(folder: Path, kind: str, count: int, seed: int) -> None:
+    chunks = [(kind, seed, start, min(start + CHUNK, count)) for start in range(0, count, CHUNK)]
+    names = ("faces", "face_boxes") if kind == "face" else ("plates", "anchors", "plate_boxes")
+    arrays: list[np.memmap] = []
+    begin = 0
+    for rows in track(_mapped(chunks), f"rendering {kind} crops", total=len(chunks)):
+        for position, values in enumerate(rows):
+            if position == len(arrays):
+                shape = (count, *values.shape[1:])
+                path = folder / f"{names[position]}.npy"
+                arrays.append(np.lib.format.open_memmap(path, mode="w+", dtype=values.dtype, shape=shape))
+            arrays[position][begin : begin + len(values)] = values
+        begin += len(rows[0])
+    for array in arrays:
+        array.flush()
+
+
+Chunk = tuple[str, int, int, int]
+
+
+def _mapped(chunks: list[Chunk]) -> Iterator[tuple[np.ndarray, ...]]:
+    if len(chunks) < WORTH_PROCESSES:
+        yield from map(_render_chunk, chunks)
+        return
+    # A forked copy of a process that runs threads, as torch does, can hang.
+    with ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("spawn")) as pool:
+        yield from pool.map(_render_chunk, chunks)
+
+
+def _render_chunk(chunk: Chunk) -> tuple[np.ndarray, ...]:
+    kind, seed, start, end = chunk
+    cv2.setNumThreads(1)
+    rows: Iterable[tuple[np.ndarray, ...]]
+    rows = [face_crop(seed, i) if kind == "face" else plate_crop(seed, i) for i in range(start, end)]
+    return tuple(np.stack(column) for column in zip(*rows, strict=True))
+
+
+def _framed(
+    image: np.ndarray, box: np.ndarray, size_hw: tuple[int, int], rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Cut the window that the generator would be given about a detected box, which is never quite the true one."""
+    size = box[2:] - box[:2]
+    detected = box + np.concatenate([size, size]) * rng.normal(0, 0.04, 4)
+    window = crops.window_around(tuple(detected.tolist()), size_hw, context=rng.uniform(1.8, 2.2))
+    moved = crops.to_crop(box.reshape(2, 2), window, size_hw).reshape(4)
+    return crops.cut(image, window, size_hw), moved.astype(np.float32)
+
+
+def _quad(style: PlateStyle, rng: np.random.Generator) -> np.ndarray:
+    """The plate's corners in the supersampled crop, ``(4, 2)`` clockwise from its own top left."""
+    height, width = (edge * SUPERSAMPLING for edge in PLATE_HW)
+    context = rng.uniform(1.8, 2.3)
+    aspect = style.size_mm[0] / style.size_mm[1] * rng.uniform(0.75, 1.02)
+    plate_width = min(width / context, height / context * aspect)
+    half = np.array([plate_width, plate_width / aspect]) / 2
+    corners = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * half
+    turn, shear = np.radians(rng.normal(0, 3)), rng.normal(0, 0.08)
+    rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
+    corners = corners @ rotation.T
+    corners[:, 1] += corners[:, 0] * shear
+    # One side farther away: its edge is shorter.
+    corners[:, 1] *= 1 + rng.normal(0, 0.06) * corners[:, 0] / half[0]
+    center = np.array([width, height]) * (0.5 + rng.normal(0, 0.015, 2))
+    return corners + center
+
+
+def _boxed(quad: np.ndarray) -> np.ndarray:
+    (left, top), (right, bottom) = quad.min(axis=0), quad.max(axis=0)
+    return np.array([[left, top], [right, top], [right, bottom], [left, bottom]])
+
+
+def _drawn(style: PlateStyle, serial: str, rng: np.random.Generator, wear: float) -> np.ndarray:
+    height = 96
+    size_hw = (height, round(height * style.size_mm[0] / style.size_mm[1]))
+    return render.render(style, serial, size_hw, font_ratio=rng.uniform(0.55, 0.75), rng=rng, wear=wear)
+
+
+def _vehicle(quad: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """What is around a plate: painted metal with edges and reflections, a bumper, a grille or a recess, a lamp."""
+    height, width = (edge * SUPERSAMPLING for edge in PLATE_HW)
+    y, x = np.mgrid[0:height, 0:width].astype(np.float32)
+    paint = np.array(PAINTS[rng.integers(len(PAINTS))], np.float32) * rng.uniform(0.6, 1.2)
+    slope = rng.normal(0, 0.1)
+    level = (y + slope * (x - width / 2)) / height
+    shade = 1 + rng.normal(0, 0.25) * (level - 0.5) + 0.12 * np.sin(level * rng.uniform(2, 9) + rng.uniform(0, 6))
+    image = paint * shade[..., None]
+    top, bottom = quad[:, 1].min() / height, quad[:, 1].max() / height
+    for _ in range(rng.integers(1, 5)):
+        edge, band = rng.uniform(-0.1, 1.1), rng.uniform(0.02, 0.25)
+        image *= 1 + rng.uniform(-0.6, 0.35) * _band(level, edge, edge + band)[..., None]
+    if rng.random() < 0.5:
+        recess = _band(level, top - rng.uniform(0.02, 0.25), bottom + rng.uniform(0.02, 0.3))
+        dark = np.array([24, 24, 26], np.float32) * rng.uniform(0.5, 2.5)
+        image += (dark - image) * (recess * rng.uniform(0.6, 1))[..., None]
+    if rng.random() < 0.3:
+        bars = 0.5 + 0.5 * np.sin(level * rng.uniform(40, 120))
+        place = _band(level, -1, top - 0.05) if rng.random() < 0.5 else _band(level, bottom + 0.05, 2)
+        image *= 1 - 0.6 * (bars * place)[..., None]
+    if rng.random() < 0.5:
+        road = _band(level, rng.uniform(max(0.8, bottom), 1.1), 2)
+        image += (np.array([70, 70, 72], np.float32) * rng.uniform(0.4, 1.2) - image) * road[..., None]
+    if rng.random() < 0.4:
+        _lamp(image, x / width, y / height, rng)
+    return np.clip(image + rng.normal(0, 1.5, (height, width, 1)), 0, 400).astype(np.float32)
+
+
+PAINTS = (
+    (228, 228, 226), (196, 198, 200), (150, 152, 156), (92, 95, 100), (52, 54, 58), (24, 25, 28), (30, 46, 92), (62, 96,
+    150), (140, 22, 26), (96, 18, 24), (34, 62, 46), (120, 104, 84), (198, 172, 60), (176, 92, 36), (220, 212, 196),
+)  # fmt: skip
+
+
+def _band(level: np.ndarray, low: float, high: float, softness: float = 0.012) -> np.ndarray:
+    rise = 1 / (1 + np.exp(-np.clip((level - low) / softness, -30, 30)))
+    return rise / (1 + np.exp(-np.clip((high - level) / softness, -30, 30)))
+
+
+def _lamp(image: np.ndarray, x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> None:
+    center_x, center_y = rng.choice([rng.uniform(-0.05, 0.15), rng.uniform(0.85, 1.05)]), rng.uniform(0, 0.8)
+    distance = np.hypot((x - center_x) / rng.uniform(0.05, 0.15), (y - center_y) / rng.uniform(0.1, 0.3))
+    inside = 1 / (1 + np.exp(np.clip((distance - 1) / 0.05, -30, 30)))
+    color = np.array([(170, 20, 24), (235, 235, 230), (220, 130, 40)][rng.integers(3)], np.float32)
+    image += (color * (0.6 + 0.4 * np.sin(distance * 9)[..., None]) - image) * inside[..., None]
+
+
+def _with_plate(body: np.ndarray, quad: np.ndarray, plate_rgb: np.ndarray, retro: float) -> np.ndarray:
+    height, width = body.shape[:2]
+    rows, columns = plate_rgb.shape[:2]
+    source = np.array([[0, 0], [columns, 0], [columns, rows], [0, rows]], np.float32)
+    matrix = cv2.getPerspectiveTransform(source, quad.astype(np.float32))
+    # A plate of 96 rows shrinks to some 40: averaged first, so that strokes don't alias.
+    soft = cv2.GaussianBlur(plate_rgb.astype(np.float32), (0, 0), 0.7)
+    placed = cv2.warpPerspective(soft, matrix, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    cover = cv2.warpPerspective(np.ones((rows, columns), np.float32), matrix, (width, height), flags=cv2.INTER_LINEAR)
+    shadow = cv2.GaussianBlur(cover, (0, 0), 2.5 * SUPERSAMPLING)
+    ground = body * (1 - 0.35 * shadow[..., None])
+    return ground + (placed * retro - ground) * cover[..., None]
+
+
+def _light(rng: np.random.Generator, *, night: bool) -> np.ndarray:
+    """The light's color and strength at each pixel, ``(H, W, 3)``."""
+    height, width = (edge * SUPERSAMPLING for edge in PLATE_HW)
+    y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j].astype(np.float32)
+    strength = rng.uniform(0.12, 0.45) if night else rng.uniform(0.5, 1.15)
+    field = strength * (1 + rng.normal(0, 0.12) * x + rng.normal(0, 0.1) * y)
+    if rng.random() < 0.3:
+        slope, offset = rng.uniform(-1.5, 1.5), rng.uniform(-0.7, 0.7)
+        field *= 1 - rng.uniform(0.2, 0.5) * _band(y - slope * x, offset, 9, softness=rng.uniform(0.02, 0.2))
+    warmth = rng.normal(0, 0.1 if night else 0.05)
+    return field[..., None] * np.array([1 + warmth, 1, 1 - warmth], np.float32)
+
+
+def _photograph(scene: np.ndarray, light: np.ndarray, camera_seed: int | None) -> np.ndarray:
+    """Light a scene and shrink it to the crop; with a camera's seed, also blur, noise and JPEG."""
+    height, width = PLATE_HW
+    image = cv2.resize(scene * light, (width, height), interpolation=cv2.INTER_AREA)
+    if camera_seed is None:
+        return np.clip(np.rint(image), 0, 255).astype(np.uint8)
+    rng = np.random.default_rng(camera_seed)
+    blur = rng.uniform(0.2, 1.3)
+    image = cv2.GaussianBlur(image, (0, 0), sigmaX=blur * rng.uniform(0.8, 1.3), sigmaY=blur)
+    image += rng.normal(0, rng.uniform(0.5, 6), image.shape) + rng.normal(0, rng.uniform(0, 3), (height, width, 1))
+    picture = np.clip(np.rint(image), 0, 255).astype(np.uint8)
+    if rng.random() < 0.5:
+        _, packed = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(55, 96))])
+        picture = np.asarray(cv2.imdecode(packed, cv2.IMREAD_COLOR))[..., ::-1]
+    return np.ascontiguousarray(picture)

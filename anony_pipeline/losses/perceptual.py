@@ -1,0 +1,36 @@
+"""Distance in the features of a network that does not learn."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+
+Features = Callable[[torch.Tensor], Sequence[torch.Tensor]]
+"""``(N, 3, H, W)`` in ``[-1, 1]`` -> maps ``(N, C, h, w)``. The network must be frozen: a distance in features that
+learn can be made small by forgetting what distinguishes images."""
+
+
+def perceptual_distance(features: Features, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """The distance of Zhang et al., The Unreasonable Effectiveness of Deep Features as a Perceptual Metric, 2018.
+
+    Args:
+        features: A frozen network; equation 1's weights ``w_l`` are 1, as in the paper's unlearned baselines.
+        outputs: ``(N, 3, H, W)`` in ``[-1, 1]``; the gradient passes through the network to them.
+        targets: Likewise, without a gradient.
+
+    Returns:
+        A scalar in ``[0, 4]``: the mean over layers.
+    """
+    with torch.no_grad():
+        wanted = features(targets)
+    return feature_distance(features(outputs), wanted)
+
+
+def feature_distance(first: Sequence[torch.Tensor], second: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Compare two lists of maps ``(N, C, h, w)``, features scaled to unit length; a scalar in ``[0, 4]``."""
+    # Equation 1: || y_l - y0_l ||^2 on unit-normalized channels, averaged over positions.
+    distances = [
+        (F.normalize(a, dim=1, eps=1e-6) - F.normalize(b, dim=1, eps=1e-6)).square().sum(dim=1).mean()
+        for a, b in zip(first, second, strict=True)
+    ]
+    return torch.stack(distances).mean()

@@ -1,0 +1,148 @@
+"""Features of regions for FID and KID: an attribute network that also knows blur and noise, and no identities."""
+
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import nn
+
+from anony_pipeline.models import weights
+from anony_pipeline.models.judges import JudgeCard
+from anony_pipeline.ops import images
+
+INPUT_SIZE = 96
+FEATURES = 224
+BATCH = 64
+
+
+class FeatureExtractor(Protocol):
+    """What turns crops into the features whose distributions are compared."""
+
+    judge: JudgeCard
+
+    def extract(self, crops_rgb: Sequence[np.ndarray]) -> np.ndarray:
+        """Turn ``(H, W, 3)`` uint8 RGB crops of any size into ``(N, D)`` float32 features."""
+
+
+def _stage(inputs: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, 3, 2, 1, bias=False),
+        nn.BatchNorm2d(outputs),
+        nn.ReLU(),
+        nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False),
+        nn.BatchNorm2d(outputs),
+        nn.ReLU(),
+    )
+
+
+class FeatureNet(nn.Module):
+    """Predicts what a region looks like: attributes, pose, blur, noise, face or plate; never who it is.
+
+    Its features are means over places of its early and late maps: the early ones see sharpness and noise, the late
+    ones shape.
+
+    ``forward``: ``(N, 3, 96, 96)`` in ``[-1, 1]`` -> ``(N, outputs)``. ``features``: -> ``(N, 224)``. ``maps``: the
+    stages' maps, for perceptual distances.
+    """
+
+    def __init__(self, outputs: int) -> None:
+        super().__init__()
+        self.stages = nn.ModuleList([_stage(3, 24), _stage(24, 48), _stage(48, 72), _stage(72, 80)])
+        self.classify = nn.Sequential(nn.Linear(FEATURES, 128), nn.ReLU(), nn.Linear(128, outputs))
+
+    def maps(self, pixels: torch.Tensor) -> list[torch.Tensor]:
+        """The four stages' maps, of strides 2, 4, 8 and 16."""
+        found = []
+        for stage in self.stages:
+            pixels = stage(pixels)
+            found.append(pixels)
+        return found
+
+    def features(self, pixels: torch.Tensor) -> torch.Tensor:
+        """``(N, 224)``: the means of all maps over their places."""
+        return torch.cat([one.mean(dim=(2, 3)) for one in self.maps(pixels)], dim=1)
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """See the class."""
+        return self.classify(self.features(pixels))
+
+
+class AttributeFeatures:
+    """The shipped features."""
+
+    def __init__(self, network: FeatureNet, judge: JudgeCard, device: str) -> None:
+        self._network = network.to(device).eval()
+        self._device = device
+        self.judge = judge
+
+    @torch.no_grad()
+    def extract(self, crops_rgb: Sequence[np.ndarray]) -> np.ndarray:
+        """See `FeatureExtractor.extract`. At most `BATCH` crops are computed at once."""
+        parts = [np.zeros((0, FEATURES), np.float32)]
+        for start in range(0, len(crops_rgb), BATCH):
+            resized = [images.resize(crop, (INPUT_SIZE, INPUT_SIZE)) for crop in crops_rgb[start : start + BATCH]]
+            parts.append(self._network.features(images.to_tensor(resized).to(self._device)).float().cpu().numpy())
+        return np.concatenate(parts)
+
+
+class InceptionFeatures:
+    """Inception v3's pool features as FID defines them, by torchmetrics and torch-fidelity from a local file."""
+
+    def __init__(self, path: Path, device: str) -> None:
+        # torchmetrics brings seconds of imports that the shipped features don't need.
+        from torchmetrics.image.fid import NoTrainInceptionV3  # noqa: PLC0415
+
+        sha256 = weights.check_sha256(path, None)
+        self._network = NoTrainInceptionV3("inception-v3-compat", ["2048"], str(path)).to(device).eval()
+        self._device = device
+        self.judge = JudgeCard(
+            "features", "inception-v3-compat", f"torch-fidelity {version('torch-fidelity')}", path.name, sha256
+        )
+
+    @torch.no_grad()
+    def extract(self, crops_rgb: Sequence[np.ndarray]) -> np.ndarray:
+        """See `FeatureExtractor.extract`; each crop is resized to 299 px by area or bicubic."""
+        parts = [np.zeros((0, 2048), np.float32)]
+        for start in range(0, len(crops_rgb), BATCH):
+            resized = np.stack([images.resize(crop, (299, 299)) for crop in crops_rgb[start : start + BATCH]])
+            batch = torch.from_numpy(resized).permute(0, 3, 1, 2).to(self._device)
+            parts.append(self._network(batch).reshape(len(resized), -1).float().cpu().numpy())
+        return np.concatenate(parts)
+
+
+def load_feature_net(*, device: str = "cpu") -> FeatureNet:
+    """Load the shipped attribute network itself, frozen, for perceptual distances.
+
+    Raises:
+        WeightsError: If the weights are missing or damaged.
+    """
+    path = weights.shipped("features.safetensors")
+    state = weights.load_safetensors(path)
+    return weights.load_into(FeatureNet(len(state["classify.2.bias"])), state, path).to(device)
+
+
+def load_features(
+    which: str, *, weights_dir: Path | None = None, offline: bool = True, device: str = "cpu"
+) -> FeatureExtractor:
+    """Load what turns regions into features.
+
+    Args:
+        which: ``shipped``, or ``inception`` with its file under ``weights_dir``.
+        weights_dir: ``paths.weights``.
+        offline: Never ask a network.
+        device: Where it computes.
+
+    Raises:
+        WeightsError: If the weights are missing or damaged.
+    """
+    if which == "shipped":
+        path = weights.shipped("features.safetensors")
+        card = JudgeCard(
+            "features", "FeatureNet", f"torch {torch.__version__}", path.name, weights.check_sha256(path, None)
+        )
+        return AttributeFeatures(load_feature_net(), card, device)
+    found = weights.resolve(which, weights_dir or Path(), offline=offline)
+    return InceptionFeatures(next(iter(sorted(found.glob("*.pth"))), found) if found.is_dir() else found, device)

@@ -1,0 +1,381 @@
+"""The generator: few steps of an inpainting diffusion model inside a mask whose pixels it never sees."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TypeAlias
+
+import torch
+import torch.nn.functional as F
+from diffusers import (
+    AutoencoderTiny,
+    DDIMScheduler,
+    DiffusionPipeline,
+    StableDiffusionInpaintPipeline,
+    StableDiffusionXLInpaintPipeline,
+)
+from diffusers.utils import is_xformers_available
+from torch import nn
+
+from anony_pipeline.config.schema import Config
+from anony_pipeline.errors import ConfigError, WeightsError
+from anony_pipeline.models import lora, weights
+from anony_pipeline.models.demo_pipeline import build_demo_pipeline
+from anony_pipeline.structures.regions import Kind
+
+Pipeline: TypeAlias = StableDiffusionInpaintPipeline | StableDiffusionXLInpaintPipeline
+SHIPPED_UNET = "generator_unet.safetensors"
+INPAINTING_CHANNELS = 9
+LAST_TIMESTEP = 999
+
+
+class Generator(nn.Module):
+    """Fill masked regions with what could have been there.
+
+    It takes the parts of a stock diffusers pipeline, which stays usable as `pipeline`. All weights are frozen;
+    `lora.make_trainable` adds what learns.
+
+    Args:
+        pipeline: Stock inpainting pipeline (SD or SDXL) with a 9-channel UNet.
+        prompts: The constant text of each kind, encoded once.
+        steps: Sampling steps of each kind, 1 to 4.
+        anchor_strength: Where plates start, in ``(0, 1]``: timestep ``round(999 * anchor_strength)``; lower keeps more
+            of the anchor.
+        base_id: Names the base model in checkpoints; see `base_identity`.
+        tiny_vae: Decodes in training mode in place of the full autoencoder, which costs 18 times as much.
+
+    Raises:
+        WeightsError: If the UNet does not take nine channels.
+    """
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        *,
+        prompts: Mapping[Kind, str],
+        steps: Mapping[Kind, int],
+        anchor_strength: float,
+        base_id: str,
+        tiny_vae: AutoencoderTiny | None = None,
+    ) -> None:
+        super().__init__()
+        _check_channels(pipeline, base_id)
+        # "leading" spacing would make the one step of a one-step generator start at t = 1.
+        pipeline.scheduler = DDIMScheduler.from_config(
+            pipeline.scheduler.config, timestep_spacing="trailing", clip_sample=False, set_alpha_to_one=True
+        )
+        self.pipeline = pipeline
+        self.unet = pipeline.unet.requires_grad_(False)
+        self.vae = pipeline.vae.requires_grad_(False)
+        self.tiny_vae = tiny_vae.requires_grad_(False) if tiny_vae is not None else None
+        self.steps = dict(steps)
+        self.anchor_strength = anchor_strength
+        self.base_id = base_id
+        self._is_xl = isinstance(pipeline, StableDiffusionXLInpaintPipeline)
+        alphas = pipeline.scheduler.alphas_cumprod.to(torch.float32)
+        self.alphas_cumprod: torch.Tensor
+        self.register_buffer("alphas_cumprod", alphas, persistent=False)
+        for kind in Kind:
+            embeddings, pooled = _encode_prompt(pipeline, prompts[kind])
+            self.register_buffer(f"prompt_{kind}", embeddings, persistent=False)
+            self.register_buffer(f"pooled_{kind}", pooled, persistent=False)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype that the frozen weights are kept and computed in."""
+        return self.unet.conv_in.weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights lie."""
+        return self.unet.conv_in.weight.device
+
+    def noise_shape(self, count: int, size_hw: tuple[int, int]) -> tuple[int, int, int, int]:
+        """The shape of the standard normal noise that `fill` wants for so many crops of a size in pixels."""
+        factor = self.pipeline.vae_scale_factor
+        return (count, self.vae.config.latent_channels, size_hw[0] // factor, size_hw[1] // factor)
+
+    def fill(
+        self,
+        images: torch.Tensor,
+        masks: torch.Tensor,
+        kind: Kind,
+        *,
+        noise: torch.Tensor,
+        anchors: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Replace what is under the masks.
+
+        Faces start from pure noise; plates start from their anchor, noised to ``anchor_strength``. The gradient passes
+        through the last step only (DRaFT-1: Clark et al., Directly Fine-Tuning Diffusion Models on Differentiable
+        Rewards, 2024, section 4).
+
+        Args:
+            images: ``(N, 3, H, W)`` in ``[-1, 1]``. What is under the mask has no influence, not even if it is NaN.
+            masks: ``(N, 1, H, W)``, 1 where to fill, 0 elsewhere. It covers *every* region in the crop.
+            kind: Of all N crops.
+            noise: Standard normal, of `noise_shape`; drawn on the CPU it is the same on every device.
+            anchors: ``(N, 3, H, W)`` in ``[-1, 1]``, needed for plates: the rendered plate in place. Only what is under
+                the mask counts.
+
+        Returns:
+            ``(N, 3, H, W)`` float32, in ``[-1, 1]`` under the mask, equal to ``images`` to the bit outside.
+
+        Raises:
+            ValueError: If plates come without anchors.
+        """
+        inside = masks > 0.5
+        with self._autocast():
+            condition = self.condition(images, masks)
+            latents, timesteps, stride = self._start(images, inside, kind, noise, anchors)
+            for timestep in timesteps[:-1]:
+                with torch.no_grad():
+                    latents = self._step(latents, timestep, timestep - stride, condition, kind)
+            clean = self.predict_clean(latents, self._timesteps(timesteps[-1], len(images)), condition, kind)
+        filled = self.decode(clean).float().clamp(-1, 1)
+        return torch.where(inside, filled, images)
+
+    def condition(self, images: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+        """Mask and masked image as the UNet takes them, ``(N, 1 + C, h, w)``; arguments as in `fill`."""
+        # masked_fill, and not a product: 0 * NaN would let a pixel under the mask speak.
+        hidden = images.masked_fill(masks > 0.5, 0.0)
+        with torch.no_grad():
+            latents = self.encode(hidden)
+        small = F.interpolate(masks.to(latents.dtype), size=latents.shape[-2:])
+        return torch.cat([small, latents], dim=1)
+
+    def encode(self, images: torch.Tensor) -> torch.Tensor:
+        """Scaled latents of ``(N, 3, H, W)`` images in ``[-1, 1]``: the distribution's mode, which can be cached."""
+        with torch.autocast(self.device.type, enabled=False):
+            latents = self.vae.encode(images.to(self.vae.dtype)).latent_dist.mode()
+        return (latents * self.vae.config.scaling_factor).to(self.dtype)
+
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        """Images ``(N, 3, H, W)`` of scaled latents; in training mode by the tiny autoencoder where there is one."""
+        vae = self.tiny_vae if self.tiny_vae is not None and self.training else self.vae
+        with torch.autocast(self.device.type, enabled=False):
+            return vae.decode((latents / vae.config.scaling_factor).to(vae.dtype)).sample
+
+    def predict_clean(
+        self, noisy: torch.Tensor, timesteps: torch.Tensor, condition: torch.Tensor, kind: Kind
+    ) -> torch.Tensor:
+        """One evaluation of the UNet: the clean latents that it sees in noisy ones.
+
+        Args:
+            noisy: ``(N, C, h, w)`` latents.
+            timesteps: ``(N,)`` integers in ``[0, 999]``.
+            condition: Of `condition`.
+            kind: Of all N crops; chooses adapter and prompt.
+        """
+        lora.activate(self, kind)
+        output = self.unet(
+            torch.cat([noisy.to(condition.dtype), condition], dim=1),
+            timesteps,
+            encoder_hidden_states=getattr(self, f"prompt_{kind}").to(condition.dtype).expand(len(noisy), -1, -1),
+            added_cond_kwargs=self._added_conditions(noisy, kind),
+        ).sample
+        alpha = self._alphas_cumprod(timesteps)
+        # Ho et al. 2020, equation 15, and Salimans and Ho 2022, appendix D, solved for x_0.
+        match self.pipeline.scheduler.config.prediction_type:
+            case "sample":
+                return output
+            case "v_prediction":
+                return alpha.sqrt() * noisy - (1 - alpha).sqrt() * output
+            case _:
+                return (noisy - (1 - alpha).sqrt() * output) / alpha.sqrt()
+
+    def add_noise(self, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        """Noise clean latents to ``(N,)`` timesteps (Ho et al., Denoising Diffusion Probabilistic Models, 2020)."""
+        alpha = self._alphas_cumprod(timesteps)
+        return alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
+
+    def _start(
+        self, images: torch.Tensor, inside: torch.Tensor, kind: Kind, noise: torch.Tensor, anchors: torch.Tensor | None
+    ) -> tuple[torch.Tensor, list[int], int]:
+        """First latents, the timesteps, and what a step subtracts from one."""
+        count = self.steps[kind]
+        noise = noise.to(self.device)
+        if kind is Kind.FACE:
+            scheduler = self.pipeline.scheduler
+            scheduler.set_timesteps(count)
+            return noise, scheduler.timesteps.tolist(), scheduler.config.num_train_timesteps // count
+        if anchors is None:
+            raise ValueError("plates start from an anchor: got anchors=None")
+        first = round(LAST_TIMESTEP * self.anchor_strength)
+        with torch.no_grad():
+            anchored = self.encode(torch.where(inside, anchors, images))
+            latents = self.add_noise(anchored, noise, self._timesteps(first, len(images)))
+        # "Trailing" spacing over [0, first] (Lin et al., Common Diffusion Noise Schedules and Sample Steps are Flawed,
+        # 2024, table 2).
+        return latents, [round((first + 1) * (count - i) / count) - 1 for i in range(count)], (first + 1) // count
+
+    def _step(
+        self, latents: torch.Tensor, timestep: int, following: int, condition: torch.Tensor, kind: Kind
+    ) -> torch.Tensor:
+        """One deterministic step of DDIM (Song et al., 2021, equation 12 with sigma = 0)."""
+        now = self._timesteps(timestep, len(latents))
+        clean = self.predict_clean(latents, now, condition, kind)
+        alpha = self._alphas_cumprod(now)
+        noise = (latents - alpha.sqrt() * clean) / (1 - alpha).sqrt()
+        return self.add_noise(clean, noise, self._timesteps(following, len(latents)))
+
+    def _timesteps(self, timestep: int, count: int) -> torch.Tensor:
+        return torch.full((count,), timestep, dtype=torch.long, device=self.device)
+
+    def _alphas_cumprod(self, timesteps: torch.Tensor) -> torch.Tensor:
+        return self.alphas_cumprod[timesteps].view(-1, 1, 1, 1)
+
+    def _added_conditions(self, latents: torch.Tensor, kind: Kind) -> dict[str, torch.Tensor] | None:
+        """SDXL's pooled text and its size conditions (Podell et al., SDXL, 2024, section 2.2): no crop, full size."""
+        if not self._is_xl:
+            return None
+        factor = self.pipeline.vae_scale_factor
+        height, width = latents.shape[-2] * factor, latents.shape[-1] * factor
+        times = torch.tensor([[height, width, 0, 0, height, width]], dtype=self.dtype, device=self.device)
+        pooled = getattr(self, f"pooled_{kind}").to(self.dtype)
+        return {"text_embeds": pooled.expand(len(latents), -1), "time_ids": times.expand(len(latents), -1)}
+
+    def _autocast(self) -> torch.autocast:
+        # Trained weights are float32 beside frozen ones in half precision; autocast brings them together.
+        half = self.dtype != torch.float32
+        return torch.autocast(self.device.type, dtype=self.dtype if half else None, enabled=half)
+
+
+def load_generator(config: Config, *, device: torch.device, dtype: torch.dtype) -> Generator:
+    """Load the configured base model, frozen, without adapters.
+
+    Args:
+        config: ``model.generator`` says which and how; ``model.offline`` and ``paths.weights`` where from.
+        device: Where it computes.
+        dtype: Of the frozen weights.
+
+    Raises:
+        WeightsError: If the weights are missing, pickled, of another architecture, or of a UNet that can't inpaint.
+        ConfigError: If an option can't run here.
+    """
+    settings = config.model.generator.diffusers
+    pipeline = (
+        _shipped_pipeline() if settings.model_id == "shipped" else _pipeline_from(_folder(config, settings.model_id))
+    )
+    generator = Generator(
+        pipeline,
+        prompts={Kind.FACE: config.model.generator.face_prompt, Kind.PLATE: config.model.generator.plate_prompt},
+        steps={Kind.FACE: config.face_steps, Kind.PLATE: config.plate_steps},
+        anchor_strength=config.plate_text_anchor_strength,
+        base_id=base_identity(settings.model_id, pipeline),
+        tiny_vae=_tiny_vae(_folder(config, settings.tiny_vae)) if settings.tiny_vae else None,
+    )
+    generator.to(device)
+    generator.unet.to(dtype)
+    # SDXL's own autoencoder overflows in fp16, and says so.
+    generator.vae.to(torch.float32 if getattr(generator.vae.config, "force_upcast", False) else dtype)
+    if generator.tiny_vae is not None:
+        generator.tiny_vae.to(dtype)
+    if settings.enable_xformers:
+        _enable_xformers(generator, device)
+    if settings.gradient_checkpointing:
+        generator.unet.enable_gradient_checkpointing()
+    return generator.eval()
+
+
+def base_identity(model_id: str, pipeline: Pipeline) -> str:
+    """Name a base model by its id and a hash of its UNet's shape and outermost weights, before adapters are added."""
+    # Keys with an underscore say where it was loaded from and by which version.
+    shape = {key: value for key, value in pipeline.unet.config.items() if not key.startswith("_")}
+    digest = hashlib.sha256(json.dumps(shape, sort_keys=True, default=str).encode())
+    for layer in (pipeline.unet.conv_in, pipeline.unet.conv_out):
+        digest.update(layer.weight.detach().float().cpu().numpy().tobytes())
+    return f"{Path(model_id).name if Path(model_id).is_absolute() else model_id}@{digest.hexdigest()[:12]}"
+
+
+def _shipped_pipeline() -> StableDiffusionInpaintPipeline:
+    path = weights.shipped(SHIPPED_UNET)
+    pipeline = build_demo_pipeline()
+    weights.load_into(pipeline.unet, weights.load_safetensors(path), path)
+    return pipeline
+
+
+def _folder(config: Config, name: str) -> Path:
+    return weights.resolve(name, Path(config.paths.weights), offline=config.model.offline)
+
+
+def _pipeline_from(folder: Path) -> Pipeline:
+    try:
+        class_name = DiffusionPipeline.load_config(folder)["_class_name"]
+    except (OSError, KeyError) as error:
+        raise WeightsError(
+            "the folder holds no diffusers pipeline",
+            where=folder,
+            got=str(error).splitlines()[0],
+            allowed="a folder with model_index.json, unet, vae, text_encoder, tokenizer and scheduler",
+            do="save one with save_pretrained, or name another in model.generator.diffusers.model_id",
+        ) from error
+    is_xl = "XL" in class_name
+    pipeline_class = StableDiffusionXLInpaintPipeline if is_xl else StableDiffusionInpaintPipeline
+    # The checker judges whole pictures of adults' safety, and would blacken crops.
+    extras = {"add_watermarker": False} if is_xl else {"safety_checker": None, "requires_safety_checker": False}
+    try:
+        return pipeline_class.from_pretrained(
+            folder, use_safetensors=True, local_files_only=True, torch_dtype=torch.float32, **extras
+        )
+    except (OSError, ValueError, TypeError, RuntimeError) as error:
+        raise WeightsError(
+            "the pipeline can't be loaded",
+            where=folder,
+            got=" ".join(str(error).split())[:400],
+            allowed="complete parts with weights as safetensors; pickled .bin files are never read",
+            do="convert it where you trust the source: save_pretrained(..., safe_serialization=True)",
+        ) from error
+
+
+def _tiny_vae(folder: Path) -> AutoencoderTiny:
+    try:
+        return AutoencoderTiny.from_pretrained(folder, use_safetensors=True, local_files_only=True)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise WeightsError(
+            "the tiny autoencoder can't be loaded",
+            where=folder,
+            got=" ".join(str(error).split())[:400],
+            allowed="a folder of diffusers' AutoencoderTiny with safetensors",
+            do="mend model.generator.diffusers.tiny_vae, or set it to null",
+        ) from error
+
+
+def _check_channels(pipeline: Pipeline, base_id: str) -> None:
+    channels = pipeline.unet.config.in_channels
+    if channels != INPAINTING_CHANNELS:
+        raise WeightsError(
+            "this UNet is no inpainting model: it can't see mask and surroundings",
+            where=base_id,
+            got=f"{channels} input channels",
+            allowed=f"{INPAINTING_CHANNELS} (4 noisy latents, 1 mask, 4 latents of the masked image)",
+            do="take the inpainting variant of the model (sd2-inpainting, sd15-inpainting, sdxl-inpainting), or widen "
+            "conv_in to 9 channels with the new 5 at zero and fine-tune it as inpainting model first",
+        )
+
+
+def _enable_xformers(generator: Generator, device: torch.device) -> None:
+    reason = None
+    if device.type != "cuda":
+        reason = f"xFormers needs a CUDA device, and this run is on {device}"
+    elif not is_xformers_available():
+        reason = "the package xformers is not installed, or was built for another torch"
+    if reason is not None:
+        raise ConfigError(
+            "xFormers attention can't run here",
+            where="model.generator.diffusers.enable_xformers",
+            got=reason,
+            do="set it to false: torch's own attention is as fast on current GPUs",
+        )
+    generator.unet.enable_xformers_memory_efficient_attention()
+
+
+@torch.no_grad()
+def _encode_prompt(pipeline: Pipeline, prompt: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token embeddings ``(1, L, D)`` and SDXL's pooled ones ``(1, P)`` (empty otherwise)."""
+    encoded = pipeline.encode_prompt(
+        prompt, device=torch.device("cpu"), num_images_per_prompt=1, do_classifier_free_guidance=False
+    )
+    pooled = encoded[2] if isinstance(pipeline, StableDiffusionXLInpaintPipeline) else torch.empty(1, 0)
+    return encoded[0].float(), pooled.float()

@@ -1,0 +1,400 @@
+"""Plate readers: from a crop of a licence plate to its serial.
+
+The first is a convolutional recurrent network read by CTC that ``easyocr.Reader`` serves as a custom network; it has a
+differentiable twin for the reading loss. The held-out second one has no recurrence and no CTC: it looks for each
+character by attention, and it is in no loss.
+"""
+
+import io
+import os
+import pickle
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Protocol
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from anony_pipeline.errors import WeightsError
+from anony_pipeline.models import weights
+from anony_pipeline.models.judges import JudgeCard
+from anony_pipeline.ops import images
+from anony_pipeline.storage import atomic
+
+ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+INPUT_HW = (64, 192)
+MAX_CHARACTERS = 10
+BATCH = 64
+NETWORK = "anony_plates"
+ENGLISH = "english_g2.pth"
+NETWORK_FOLDER = Path(__file__).parent / "easyocr_network"
+LUMA = (0.299, 0.587, 0.114)
+"""Weights of red, green and blue in gray (ITU-R BT.601), as OpenCV computes it."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a reader read.
+
+    Attributes:
+        text: Uppercase letters and digits, without separators; empty if nothing was read.
+        confidence: In ``[0, 1]``; comparable between plates of one reader alone.
+    """
+
+    text: str
+    confidence: float
+
+
+class Reader(Protocol):
+    """What reads plates."""
+
+    judge: JudgeCard
+    alphabet: str
+
+    def read(self, plates_rgb: Sequence[np.ndarray]) -> list[Reading]:
+        """Read ``(H, W, 3)`` uint8 RGB crops of any size, each filled by one plate up to a small margin."""
+
+
+def _block(inputs: int, outputs: int, pool: tuple[int, int] | None) -> list[nn.Module]:
+    layers: list[nn.Module] = [
+        nn.Conv2d(inputs, outputs, 3, padding=1, bias=False),
+        nn.BatchNorm2d(outputs),
+        nn.ReLU(inplace=True),
+    ]
+    return [*layers, nn.MaxPool2d(pool)] if pool else layers
+
+
+class PlateNet(nn.Module):
+    """A convolutional recurrent network (Shi et al., "An end-to-end trainable neural network for image-based sequence
+    recognition", arXiv:1507.05717), small.
+
+    ``forward``: ``(N, 1, 64, W)`` gray in ``[-1, 1]`` -> ``(N, W / 4, classes)`` logits, class 0 the CTC blank.
+    """  # noqa: D205 - the paper's title needs the line
+
+    def __init__(
+        self, inputs: int = 1, channels: int = 128, hidden: int = 96, classes: int = 1 + len(ALPHABET)
+    ) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            *_block(inputs, channels // 4, (2, 2)),
+            *_block(channels // 4, channels // 2, (2, 2)),
+            *_block(channels // 2, 3 * channels // 4, None),
+            *_block(3 * channels // 4, 3 * channels // 4, (2, 1)),
+            *_block(3 * channels // 4, channels, (2, 1)),
+        )
+        # Four rows are left: a learned sum over them, so that two-line plates are not averaged away.
+        self.rows = nn.Conv2d(channels, channels, (4, 1), bias=False)
+        self.normalize = nn.BatchNorm2d(channels)
+        self.sequence = nn.LSTM(channels, hidden, bidirectional=True, batch_first=True)
+        self.classify = nn.Linear(2 * hidden, classes)
+
+    def forward(self, gray: torch.Tensor) -> torch.Tensor:
+        """See the class."""
+        columns = F.relu(self.normalize(self.rows(self.features(gray)))).squeeze(2).transpose(1, 2)
+        return self.classify(self.sequence(columns)[0])
+
+
+class HeldOutPlateNet(nn.Module):
+    """A convolutional network with one attention query for each place of the serial. It is in no loss, ever.
+
+    ``forward``: ``(N, 3, 64, 192)`` in ``[-1, 1]`` -> ``(N, MAX_CHARACTERS, 1 + len(ALPHABET))`` logits, class 0 "no
+    character".
+    """
+
+    def __init__(self, channels: int = 128) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Conv2d(3, 24, 5, stride=2, padding=2, bias=False),
+            nn.BatchNorm2d(24),
+            nn.ReLU(inplace=True),
+            *_block(24, 48, None),
+            *_block(48, 64, (2, 2)),
+            *_block(64, 96, None),
+            *_block(96, 96, (2, 2)),
+            *_block(96, channels, None),
+            *_block(channels, channels, None),
+        )
+        self.place = nn.Parameter(torch.randn(1, channels, 8, 24) * 0.02)
+        self.queries = nn.Parameter(torch.randn(MAX_CHARACTERS, channels) * 0.02)
+        self.keys = nn.Conv2d(channels, channels, 1)
+        self.classify = nn.Sequential(
+            nn.Linear(channels, channels), nn.ReLU(inplace=True), nn.Linear(channels, 1 + len(ALPHABET))
+        )
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """See the class."""
+        features = self.features(pixels)
+        keys = self.keys(features + self.place).flatten(2)
+        weight = torch.softmax(torch.einsum("qc,ncp->nqp", self.queries, keys), dim=2)
+        return self.classify(torch.einsum("nqp,ncp->nqc", weight, features.flatten(2)))
+
+
+class ReaderTwin(nn.Module):
+    """The first reader for losses: ``(N, 3, 64, 192)`` in ``[-1, 1]`` -> ``(48, N, 37)`` log-probabilities.
+
+    The blank comes first, as `torch.nn.functional.ctc_loss` expects with ``blank=0``.
+    """
+
+    alphabet = ALPHABET
+    luma: torch.Tensor
+
+    def __init__(self, network: PlateNet) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("luma", torch.tensor(LUMA).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, images_rgb: torch.Tensor) -> torch.Tensor:
+        """See the class."""
+        gray = (images_rgb * self.luma).sum(dim=1, keepdim=True)
+        return F.log_softmax(self.network(gray).float(), dim=2).transpose(0, 1)
+
+
+class EnglishTwin(nn.Module):
+    """EasyOCR's English model for losses, in the terms of `ReaderTwin`: letters of both cases count as one."""
+
+    alphabet = ALPHABET
+    luma: torch.Tensor
+    columns: torch.Tensor
+
+    def __init__(self, network: nn.Module, characters: str) -> None:
+        super().__init__()
+        self.network = network
+        # What is no letter or digit separates, as the blank does.
+        columns = [1 + ALPHABET.find(c.upper()) if c.upper() in ALPHABET else 0 for c in characters]
+        self.register_buffer("columns", torch.tensor([0, *columns]), persistent=False)
+        self.register_buffer("luma", torch.tensor(LUMA).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, images_rgb: torch.Tensor) -> torch.Tensor:
+        """See `ReaderTwin`."""
+        gray = (images_rgb * self.luma).sum(dim=1, keepdim=True)
+        shares = torch.softmax(self.network(gray, None).float(), dim=2).transpose(0, 1)
+        merged = shares.new_zeros(*shares.shape[:2], 1 + len(ALPHABET))
+        return merged.index_add(2, self.columns, shares).clamp(min=1e-12).log()
+
+
+def encode(serials: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Turn serials into CTC targets: ``(sum of lengths,)`` classes from 1 and ``(N,)`` lengths, both int64."""
+    classes = [1 + ALPHABET.index(character) for serial in serials for character in serial]
+    return torch.tensor(classes, dtype=torch.long), torch.tensor([len(s) for s in serials], dtype=torch.long)
+
+
+def decode_ctc(log_probabilities: torch.Tensor) -> list[Reading]:
+    """Read ``(T, N, 37)`` log-probabilities greedily: the best class each step, repeats merged, blanks dropped.
+
+    The confidence is the product over the characters' best steps.
+    """
+    best, classes = log_probabilities.detach().float().max(dim=2)
+    readings = []
+    for values, path in zip(best.T.tolist(), classes.T.tolist(), strict=True):
+        steps = [
+            (value, now)
+            for value, now, before in zip(values, path, [0, *path[:-1]], strict=True)
+            if now not in (0, before)
+        ]
+        text = "".join(ALPHABET[now - 1] for _, now in steps)
+        readings.append(Reading(text, float(np.exp(sum(value for value, _ in steps))) if steps else 0.0))
+    return readings
+
+
+def decode_places(logits: torch.Tensor) -> list[Reading]:
+    """Read ``(N, MAX_CHARACTERS, 1 + len(ALPHABET))`` logits of `HeldOutPlateNet`: the best class at each place."""
+    best, classes = torch.softmax(logits.detach().float(), dim=2).max(dim=2)
+    return [
+        Reading("".join(ALPHABET[c - 1] for c in path if c), float(np.prod(values)))
+        for values, path in zip(best.tolist(), classes.tolist(), strict=True)
+    ]
+
+
+class EasyOcrReader:
+    """A reader that ``easyocr.Reader`` serves, our custom network or EasyOCR's own."""
+
+    def __init__(self, reader: object, judge: JudgeCard) -> None:
+        self._reader = reader
+        self.judge = judge
+        self.alphabet = ALPHABET
+
+    def read(self, plates_rgb: Sequence[np.ndarray]) -> list[Reading]:
+        """See `Reader.read`."""
+        return [self._read(plate) for plate in plates_rgb]
+
+    def _read(self, plate_rgb: np.ndarray) -> Reading:
+        gray = cv2.cvtColor(images.resize(plate_rgb, INPUT_HW), cv2.COLOR_RGB2GRAY)
+        height, width = gray.shape
+        with warnings.catch_warnings():
+            # EasyOCR pins memory also where there is no GPU.
+            warnings.filterwarnings("ignore", message=".*pin_memory.*")
+            # `readtext` fails without EasyOCR's text detector (EasyOCR issue 1267): the whole crop is the box. Its
+            # second try with stretched contrast is off: the judge then reads exactly what the twin in the loss reads.
+            results = self._reader.recognize(  # type: ignore[attr-defined]
+                gray, horizontal_list=[[0, width, 0, height]], free_list=[], contrast_ths=0.0, reformat=False
+            )
+        _, text, confidence = results[0] if results else (None, "", 0.0)
+        kept = "".join(character for character in text.upper() if character in ALPHABET)
+        return Reading(kept, float(np.clip(confidence, 0, 1)))
+
+
+class TorchReader:
+    """The held-out reader."""
+
+    def __init__(self, network: HeldOutPlateNet, judge: JudgeCard, device: str) -> None:
+        self._network = network.to(device).eval()
+        self._device = device
+        self.judge = judge
+        self.alphabet = ALPHABET
+
+    @torch.no_grad()
+    def read(self, plates_rgb: Sequence[np.ndarray]) -> list[Reading]:
+        """See `Reader.read`. At most `BATCH` crops are computed at once."""
+        readings: list[Reading] = []
+        for start in range(0, len(plates_rgb), BATCH):
+            batch = images.to_tensor([images.resize(plate, INPUT_HW) for plate in plates_rgb[start : start + BATCH]])
+            readings += decode_places(self._network(batch.to(self._device)))
+        return readings
+
+
+def load_reader(
+    which: str,
+    *,
+    cache: Path,
+    held_out: bool = False,
+    weights_dir: Path | None = None,
+    offline: bool = True,
+    device: str = "cpu",
+) -> Reader:
+    """Load a plate reader as a judge.
+
+    Args:
+        which: ``shipped``, or ``easyocr`` for EasyOCR's own English model, or the folder of ``english_g2.pth``.
+        cache: A folder that is private to this user; EasyOCR's ``.pth`` is written below it.
+        held_out: With ``shipped``: the second one, of another architecture, which is in no loss.
+        weights_dir: Where EasyOCR's models lie or are fetched to (``paths.weights``).
+        offline: Never ask a network.
+        device: Where it computes.
+
+    Raises:
+        WeightsError: If the weights are missing or damaged.
+    """
+    if which == "shipped" and held_out:
+        path = weights.shipped("held_out_reader.safetensors")
+        network = weights.load_into(HeldOutPlateNet(), weights.load_safetensors(path), path)
+        card = JudgeCard(
+            "reader", "held_out_reader", f"torch {torch.__version__}", path.name, weights.check_sha256(path, None)
+        )
+        return TorchReader(network, card, device)
+    if which == "shipped":
+        return _custom_reader(weights.shipped("reader.safetensors"), cache, device)
+    return _standard_reader(_english_file(which, weights_dir, offline=offline), device)
+
+
+def load_reader_twin(
+    which: str = "shipped", *, weights_dir: Path | None = None, offline: bool = True, device: str = "cpu"
+) -> nn.Module:
+    """Load the differentiable twin of the first reader, frozen. The held-out one has none: it must be in no loss.
+
+    Args:
+        which: As in `load_reader`.
+        weights_dir: Where EasyOCR's models lie or are fetched to (``paths.weights``).
+        offline: Never ask a network.
+        device: Where it computes.
+
+    Returns:
+        A module ``(N, 3, 64, 192)`` in ``[-1, 1]`` -> ``(T, N, 1 + len(ALPHABET))`` log-probabilities, the blank first.
+
+    Raises:
+        WeightsError: If the weights are missing or damaged.
+    """
+    if which == "shipped":
+        path = weights.shipped("reader.safetensors")
+        return ReaderTwin(weights.load_into(PlateNet(), weights.load_safetensors(path), path)).to(device).eval()
+    from easyocr.config import recognition_models  # noqa: PLC0415 - EasyOCR takes seconds to import
+    from easyocr.model.vgg_model import Model  # noqa: PLC0415
+
+    characters = recognition_models["gen2"]["english_g2"]["characters"]
+    file = _english_file(which, weights_dir, offline=offline)
+    state = {name.removeprefix("module."): value for name, value in _tensors(file).items()}
+    network = weights.load_into(Model(1, 256, 256, 1 + len(characters)), state, file)
+    return EnglishTwin(network, characters).to(device).eval()
+
+
+def _custom_reader(path: Path, cache: Path, device: str) -> EasyOcrReader:
+    sha256 = weights.check_sha256(path, None)
+    state = weights.load_safetensors(path, sha256)
+    weights.load_into(PlateNet(), state, path)
+    storage = cache / "easyocr" / sha256[:16]
+    _private(storage)
+    buffer = io.BytesIO()
+    # EasyOCR strips seven characters ("module.") of every name.
+    torch.save({f"module.{n}": v.float() if v.is_floating_point() else v for n, v in state.items()}, buffer)
+    # Written anew each time: EasyOCR unpickles the file, so what lies there from before is not trusted.
+    atomic.write_bytes(storage / f"{NETWORK}.pth", buffer.getvalue(), mode=0o600)
+    reader = _easyocr(storage, device, recog_network=NETWORK, user_network_directory=str(NETWORK_FOLDER))
+    return EasyOcrReader(
+        reader, JudgeCard("reader", "reader (PlateNet, CTC)", f"easyocr {version('easyocr')}", path.name, sha256)
+    )
+
+
+def _private(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    for place in (folder.parent, folder):
+        if place.stat().st_uid != os.getuid() or place.is_symlink():
+            raise WeightsError(
+                "the cache folder belongs to somebody else",
+                where=place,
+                do="EasyOCR unpickles what lies there: set paths.private or paths.cache to a folder of your own",
+            )
+        place.chmod(0o700)
+
+
+def _english_file(which: str, weights_dir: Path | None, *, offline: bool) -> Path:
+    found = weights.resolve("english_g2" if which == "easyocr" else which, weights_dir or Path(), offline=offline)
+    return found if found.is_file() else found / ENGLISH
+
+
+def _tensors(path: Path) -> dict[str, torch.Tensor]:
+    """Read EasyOCR's own ``.pth`` without letting it run code."""
+    weights.check_sha256(path, None)
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise WeightsError(
+            "the file holds something else than tensors",
+            where=path,
+            got=str(error).splitlines()[0],
+            allowed=f"EasyOCR's {ENGLISH}",
+            do="fetch english_g2.zip of EasyOCR v1.3 again",
+        ) from error
+
+
+def _standard_reader(path: Path, device: str) -> EasyOcrReader:
+    # EasyOCR unpickles the file: it must hold tensors alone. EasyOCR compares its MD5 sum besides.
+    _tensors(path)
+    sha256 = weights.check_sha256(path, None)
+    try:
+        reader = _easyocr(path.parent, device)
+    except FileNotFoundError as error:
+        raise WeightsError(
+            "EasyOCR refuses its model", where=path, got=str(error), do="fetch english_g2.zip of EasyOCR v1.3 again"
+        ) from error
+    return EasyOcrReader(reader, JudgeCard("reader", "english_g2", f"easyocr {version('easyocr')}", path.name, sha256))
+
+
+def _easyocr(storage: Path, device: str, **network: str) -> object:
+    # Importing EasyOCR takes seconds, and fitting runs where it is not installed.
+    import easyocr  # noqa: PLC0415
+
+    return easyocr.Reader(
+        ["en"],
+        gpu=device if device.startswith("cuda") else False,
+        detector=False,
+        model_storage_directory=str(storage),
+        download_enabled=False,
+        quantize=False,
+        verbose=False,
+        **network,
+    )

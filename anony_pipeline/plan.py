@@ -1,0 +1,130 @@
+"""What a training needs, and whether it is here: said before anything starts."""
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+from anony_pipeline.config.schema import Config
+from anony_pipeline.datasets import unify
+from anony_pipeline.doctor import Finding
+from anony_pipeline.errors import AnonyPipelineError
+from anony_pipeline.models import weights
+from anony_pipeline.runtime import device as devices
+from anony_pipeline.storage import locations
+
+BYTES_OF = {"fp32": 4, "fp16": 2, "bf16": 2}
+# Parameters of the whole pipeline (UNet, VAE, text encoders), in millions, counted from their published configurations.
+PARAMETERS = {"sd2-inpainting": 1290, "sd15-inpainting": 1070, "sdxl-inpainting": 3470}
+ADAM_AND_GRADIENT_BYTES = 16
+RESERVE_BYTES = 2 << 30
+
+
+def examine(config: Config) -> list[Finding]:
+    """Look at what a configuration asks for."""
+    return [*_data(config), *_weights(config), _device(config), _memory(config), _disk(config), _work(config)]
+
+
+def _data(config: Config) -> Iterator[Finding]:
+    if unify.unified_is_there(config.paths.unified):
+        yield Finding("unified data", True, f"there: {config.paths.unified}")
+        return
+    yield Finding("unified data", True, "not there yet: it will be made of the sources", needed=False)
+    for source in config.data.sources:
+        there = locations.location(source.root).exists()
+        made = config.data.streetscape is not None or source.download is not None
+        what = (
+            source.root
+            if there
+            else f"not at {source.root}; it will be {'drawn' if config.data.streetscape else 'fetched'}"
+        )
+        do = "copy the data set there, set data.sources[].root, or `anony colab-paths`"
+        yield Finding(f"data: {source.name}", there or made, what if there or made else f"not at {source.root}", do)
+
+
+def _weights(config: Config) -> Iterator[Finding]:
+    yield _weight("generator", config.model.generator.diffusers.model_id, config)
+    judges = config.judges.model_dump()
+    for role, name in judges.items():
+        if name is None:
+            what = "none: its figures will be null, and the gates that need them fail"
+            yield Finding(role.replace("_", " "), False, what, f"set judges.{role}", needed=False)
+        else:
+            yield _weight(role.replace("_", " "), {"easyocr": "english_g2"}.get(name, name), config)
+
+
+def _weight(role: str, name: str, config: Config) -> Finding:
+    if name == "shipped":
+        return Finding(
+            role, weights.SHIPPED.joinpath("manifest.json").is_file(), "shipped with the package", "`make base-models`"
+        )
+    entry = weights.REGISTRY.get(name)
+    terms = f" ({entry.licence}{'' if entry.commercial_use else '; NOT for commercial use'})" if entry else ""
+    try:
+        found = weights.resolve(name, Path(config.paths.weights), offline=True)
+    except AnonyPipelineError as error:
+        if config.model.offline:
+            return Finding(role, False, f"{name} is not here{terms}", str(error.do))
+        return Finding(role, True, f"{name} will be downloaded{terms}")
+    return Finding(role, True, f"{name}: {found}{terms}")
+
+
+def _device(config: Config) -> Finding:
+    try:
+        chosen = devices.choose_device(config.device)
+        devices.choose_dtype(config.precision, chosen)
+    except AnonyPipelineError as error:
+        return Finding("device", False, f"{config.device}, {config.precision}: {error.what}", str(error.do))
+    return Finding("device", True, f"{chosen}, {config.precision}")
+
+
+def _memory(config: Config) -> Finding:
+    model = config.model.generator.diffusers.model_id
+    if model not in PARAMETERS:
+        return Finding(
+            "memory for weights",
+            True,
+            "the demo's run stays below 4 GB" if model == "shipped" else "unknown model: not estimated",
+        )
+    need = PARAMETERS[model] * 1e6 * BYTES_OF[config.precision]
+    if not config.model.finetune.use_lora:
+        need += PARAMETERS[model] * 1e6 * ADAM_AND_GRADIENT_BYTES
+    have = _gpu_bytes()
+    what = f"about {need / 1e9:.1f} GB for frozen weights alone; activations come on top and are not estimated"
+    if have is None:
+        return Finding("memory for weights", True, f"{what}; no GPU is here to compare with", needed=False)
+    do = "choose a smaller model, fp16, or LoRA"
+    return Finding("memory for weights", have > need + RESERVE_BYTES, f"{what}; the GPU has {have / 1e9:.0f} GB", do)
+
+
+def _gpu_bytes() -> float | None:
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return None
+    asked = [tool, "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    run = subprocess.run(asked, capture_output=True, text=True, timeout=20, check=False)  # noqa: S603 - a fixed command
+    sizes = [float(line) * (1 << 20) for line in run.stdout.split() if line.replace(".", "").isdigit()]
+    return max(sizes, default=None)
+
+
+def _disk(config: Config) -> Finding:
+    place = locations.location(config.paths.outputs)
+    if not locations.is_local(place):
+        return Finding("disk", True, f"{place} is a remote store: not looked at", needed=False)
+    there = next(parent for parent in (Path(str(place)), *Path(str(place)).parents) if parent.exists())
+    model = config.model.generator.diffusers.model_id
+    need = PARAMETERS.get(model, 100) * 1e6 * BYTES_OF["fp32"] + RESERVE_BYTES
+    free = shutil.disk_usage(there).free
+    do = "free some, or set paths.outputs and paths.weights to another disk"
+    return Finding("disk", free > need, f"{free / 1e9:.0f} GB free at {there}, about {need / 1e9:.0f} GB needed", do)
+
+
+def _work(config: Config) -> Finding:
+    training, cycle = config.training, config.alternating
+    crops = training.batch_size * training.accumulation
+    what = (
+        f"{training.pretrain_steps} pretraining and {training.max_steps} joint steps of {crops} crops; a cycle has "
+        f"{cycle.detector} detector, {cycle.generator} generator, {cycle.discriminator} discriminator. "
+        "How long a step takes here is not known before it ran: metrics.csv and the log say it"
+    )
+    return Finding("work", True, what, needed=False)

@@ -1,0 +1,203 @@
+"""How a plate looks in a photograph: levels, cast, light, sharpness, noise; measured on the old, put on the new one."""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+LUMA = np.array((0.299, 0.587, 0.114), dtype=np.float32)
+DARK, LIGHT = 10, 90
+"""Percentiles that stand for a plate's dark and light level, whichever of them is its ground."""
+SIGMAS = (0.0, 0.35, 0.5, 0.7, 0.9, 1.2, 1.6, 2.1, 2.8, 3.7)
+MAX_CAST = 1.6
+MAX_TILT = 0.5
+MIN_PIXELS = 12
+MAX_BLUR = 0.1
+"""Of a plate's height: a measured blur above it (low contrast, glare) would wipe out the new serial."""
+
+
+@dataclass(frozen=True, slots=True)
+class Appearance:
+    """What the camera and the light made of a plate.
+
+    Attributes:
+        dark: Luma of the plate's dark level, in ``[0, 255]``.
+        light: Luma of its light level.
+        dark_cast: ``(3,)`` color of the dark level over its luma: 1, 1, 1 is gray.
+        light_cast: Likewise of the light level.
+        tilt: Change of the light from the plate's middle to its right and to its lower edge, over the middle's.
+        blur_sigma: In px of the image.
+        noise_sigma: In gray levels.
+    """
+
+    dark: float
+    light: float
+    dark_cast: np.ndarray
+    light_cast: np.ndarray
+    tilt: tuple[float, float]
+    blur_sigma: float
+    noise_sigma: float
+
+
+@dataclass(frozen=True, slots=True)
+class Levels:
+    """Dark and light luma of a plate, and their colors over their lumas."""
+
+    dark: float
+    light: float
+    dark_cast: np.ndarray
+    light_cast: np.ndarray
+
+
+NEW_PLATE = Levels(20.0, 235.0, np.ones(3, np.float32), np.ones(3, np.float32))
+
+
+def luma(image: np.ndarray) -> np.ndarray:
+    """``(H, W)`` float32 luma (ITU-R BT.601) of ``(H, W, 3)`` RGB."""
+    return image.astype(np.float32) @ LUMA
+
+
+def levels(image: np.ndarray, inside: np.ndarray) -> Levels:
+    """Measure levels over the pixels ``inside``, ``(H, W)`` bool."""
+    pixels = image[inside].astype(np.float32)
+    values = pixels @ LUMA
+    dark, light = (float(value) for value in np.percentile(values, (DARK, LIGHT)))
+    dim, bright = pixels[values <= np.percentile(values, 15)], pixels[values >= np.percentile(values, 60)]
+    return Levels(dark, light, _cast(dim.mean(axis=0)), _cast(bright.mean(axis=0)))
+
+
+def _cast(color: np.ndarray) -> np.ndarray:
+    # Near black the ratio of channels is noise: a pedestal draws it to gray.
+    return (color + 4) / (float(color @ LUMA) + 4)
+
+
+def sharpness(values: np.ndarray, inside: np.ndarray) -> float:
+    """The steepest slopes of a luma over its contrast, per px: what blur lowers whatever the contrast."""
+    slope_x = cv2.Sobel(values, cv2.CV_32F, 1, 0, ksize=3) / 8
+    slope_y = cv2.Sobel(values, cv2.CV_32F, 0, 1, ksize=3) / 8
+    steep = np.percentile(np.hypot(slope_x, slope_y)[inside], 95)
+    dark, light = np.percentile(values[inside], (DARK, LIGHT))
+    return float(steep / max(light - dark, 4.0))
+
+
+def blur_that_matches(drawn: np.ndarray, wanted: float, inside: np.ndarray) -> float:
+    """The Gaussian sigma in px after which a drawn plate is as sharp as the one in the photograph.
+
+    Args:
+        drawn: ``(H, W)`` float32 luma of the new plate at its place, without blur.
+        wanted: The old plate's `sharpness`.
+        inside: ``(H, W)`` bool, the plate's pixels.
+    """
+    reached = [sharpness(gaussian(drawn, sigma), inside) for sigma in SIGMAS]
+    if wanted >= reached[0]:
+        return 0.0
+    for i in range(1, len(SIGMAS)):
+        if reached[i] <= wanted:
+            share = (reached[i - 1] - wanted) / max(reached[i - 1] - reached[i], 1e-6)
+            return SIGMAS[i - 1] + share * (SIGMAS[i] - SIGMAS[i - 1])
+    return SIGMAS[-1]
+
+
+def gaussian(image: np.ndarray, sigma: float) -> np.ndarray:
+    """Gaussian blur; none below a sigma of 0.2 px."""
+    return image if sigma < 0.2 else cv2.GaussianBlur(image, (0, 0), sigma)
+
+
+def noise(values: np.ndarray, where: np.ndarray) -> float:
+    """Standard deviation of the noise in gray levels, measured where it is no structure.
+
+    Immerkaer, Fast noise variance estimation (1996), with the median of the quieter half in place of the mean, so
+    that edges don't count.
+    """
+    kernel = np.array(((1, -2, 1), (-2, 4, -2), (1, -2, 1)), dtype=np.float32)
+    residual = np.abs(cv2.filter2D(values, cv2.CV_32F, kernel))[where]
+    if residual.size < MIN_PIXELS:
+        return 0.0
+    # The 30th percentile of |x| is 0.385 sigma for Gaussian x; the kernel's gain is 6.
+    return float(np.percentile(residual, 30) / 0.385 / 6)
+
+
+def tilt(values: np.ndarray, inside: np.ndarray, position: np.ndarray) -> tuple[float, float]:
+    """Fit a plane to the luma of the plate's ground.
+
+    Args:
+        values: ``(H, W)`` luma.
+        inside: ``(H, W)`` bool.
+        position: ``(H, W, 2)``, each pixel's place on the plate, -1 to 1 from left to right and from top to bottom.
+
+    Returns:
+        Change from the middle to the right and to the lower edge, over the middle's; bounded.
+    """
+    chosen = values[inside]
+    where = position[inside]
+    design = np.column_stack([np.ones(len(chosen)), where])
+    # The ground is the larger part of a plate; characters are dropped as what lies far from the plane.
+    keep = np.abs(chosen - np.median(chosen)) < max(6.0, 1.2 * float(np.std(chosen)))
+    plane = np.array((float(np.median(chosen)), 0.0, 0.0))
+    for _ in range(3):
+        if keep.sum() < MIN_PIXELS:
+            return 0.0, 0.0
+        plane = np.linalg.lstsq(design[keep], chosen[keep], rcond=None)[0]
+        rest = chosen - design @ plane
+        keep = np.abs(rest) < max(4.0, 1.5 * float(np.median(np.abs(rest))))
+    middle = max(float(plane[0]), 8.0)
+    right, down = np.clip(plane[1:] / middle, -MAX_TILT, MAX_TILT)
+    return float(right), float(down)
+
+
+def estimate(
+    image: np.ndarray,
+    drawn: np.ndarray,
+    *,
+    inside: np.ndarray,
+    around: np.ndarray,
+    position: np.ndarray,
+    height_px: float,
+) -> Appearance:
+    """Measure a plate in a photograph.
+
+    Args:
+        image: ``(H, W, 3)`` uint8 RGB, the photograph about the plate.
+        drawn: ``(H, W, 3)`` float32, the new plate at the same place, without blur: sharpness is told by comparison.
+        inside: ``(H, W)`` bool, the plate's inner pixels.
+        around: ``(H, W)`` bool, its surroundings, for the noise.
+        position: See `tilt`.
+        height_px: The plate's height.
+    """
+    values = luma(image)
+    if inside.sum() < MIN_PIXELS:
+        mean = float(values[inside].mean()) if inside.any() else float(values.mean())
+        gray = np.ones(3, np.float32)
+        return Appearance(0.5 * mean, mean, gray, gray, (0.0, 0.0), 0.5, noise(values, around))
+    measured = levels(image, inside)
+    blur = min(blur_that_matches(luma(drawn), sharpness(values, inside), inside), MAX_BLUR * height_px)
+    slant = tilt(values, inside, position)
+    grain = noise(values, around)
+    return Appearance(measured.dark, measured.light, measured.dark_cast, measured.light_cast, slant, blur, grain)
+
+
+def apply_light(drawn: np.ndarray, look: Appearance, inside: np.ndarray, position: np.ndarray) -> np.ndarray:
+    """Give a drawn and blurred plate the levels, cast and light of the photograph.
+
+    The color of the new plate stays its own (a yellow plate stays yellow) but for a cast of at most ``MAX_CAST``.
+
+    Args:
+        drawn: ``(H, W, 3)`` float32 in ``[0, 255]``.
+        look: What was measured.
+        inside: ``(H, W)`` bool, the plate's inner pixels.
+        position: See `tilt`.
+
+    Returns:
+        ``(H, W, 3)`` float32.
+    """
+    own = levels(drawn, inside) if inside.sum() >= MIN_PIXELS else NEW_PLATE
+    gain = min(max(look.light - look.dark, 6.0) / max(own.light - own.dark, 6.0), 1.6)
+    cast = _bounded_cast(look.light_cast / np.maximum(own.light_cast, 0.05))
+    floor = look.dark * _bounded_cast(look.dark_cast)
+    plane = 1 + look.tilt[0] * position[..., :1] + look.tilt[1] * position[..., 1:]
+    return (floor + (drawn - own.dark) * gain * cast) * np.clip(plane, 0.3, 1.8)
+
+
+def _bounded_cast(cast: np.ndarray) -> np.ndarray:
+    bounded = np.clip(cast, 1 / MAX_CAST, MAX_CAST)
+    return bounded / float(bounded @ LUMA)

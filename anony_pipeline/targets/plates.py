@@ -1,0 +1,197 @@
+"""Pseudo-targets of licence plates: a valid serial of the same style, rendered, and fitted into the scene."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from anony_pipeline.config.schema import Config
+from anony_pipeline.datasets.coco import CocoSet
+from anony_pipeline.errors import DatasetError
+from anony_pipeline.ops import crops, images
+from anony_pipeline.plates import fit, render, serials
+from anony_pipeline.plates.styles import PlateStyle, load_styles
+from anony_pipeline.runtime import progress, seeding
+from anony_pipeline.structures.regions import Kind, Region
+from anony_pipeline.targets import selection
+from anony_pipeline.targets.report import TargetReport
+from anony_pipeline.targets.selection import Chosen
+from anony_pipeline.targets.store import TargetRecord, TargetStore, key_of
+
+VERSION = 1
+"""Of the code that draws, renders and fits: a change of what it makes raises it, and then targets are made anew."""
+
+METHOD = "render_fit"
+UNSPECIFIED = "unspecified"
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A new plate before it is put into a scene: the serial and how it will look.
+
+    Attributes:
+        style: The plate style.
+        serial: The intended serial.
+        font_ratio: Glyph height over plate height.
+        seed: Of dirt and wear.
+    """
+
+    style: PlateStyle
+    serial: str
+    font_ratio: float
+    seed: int
+
+    def render(self, region: Region) -> np.ndarray:
+        """The plate seen from the front, ``(H, W, 3)`` uint8 RGB, as large as the region's place needs it."""
+        size_hw = fit.drawing_size(self.style, region)
+        rng = np.random.default_rng(self.seed)
+        return render.render(self.style, self.serial, size_hw, font_ratio=self.font_ratio, rng=rng)
+
+
+def make_plate_targets(
+    config: Config, coco: CocoSet, styles: Sequence[str], *, extra_styles: Path | None = None
+) -> dict[str, TargetReport]:
+    """Make the targets of all plates of the given styles, and write one manifest ``plates_<style>.json`` a style.
+
+    A plate belongs to its image's `plate_style`, or to `unspecified`.
+
+    Args:
+        config: With the font ratios, the crop's size and the seed.
+        coco: The training split.
+        styles: The styles to make, of `plates.styles.style_keys()`.
+        extra_styles: A folder of further style files.
+
+    Returns:
+        One report a style, in the order of ``styles``.
+    """
+    known = load_styles(extra_styles)
+    store = TargetStore(Path(config.paths.targets), config.paths.retention_days)
+    chosen, _ = selection.choose(
+        coco,
+        Kind.PLATE,
+        min_region_px=config.data.min_region_px,
+        size_hw=plate_size_hw(config),
+        context=config.model.generator.context,
+    )
+    groups: dict[str, list[Chosen]] = {style: [] for style in styles}
+    for item in chosen:
+        key = item.region.style or UNSPECIFIED
+        if key in groups:
+            groups[key].append(item)
+    return {style: _make_style(config, coco, known[style], items, store) for style, items in groups.items()}
+
+
+def plate_size_hw(config: Config) -> tuple[int, int]:
+    """Height and width of a plate crop in pixels: three times as wide as high."""
+    height = config.model.generator.plate_height
+    return (height, 3 * height)
+
+
+def _make_style(
+    config: Config, coco: CocoSet, style: PlateStyle, chosen: list[Chosen], store: TargetStore
+) -> TargetReport:
+    begin = time.monotonic()
+    report = TargetReport(style.key, METHOD, regions=len(chosen))
+    drawn = {item.annotation["id"]: draw(config, style, item.annotation) for item in chosen}
+    keys = _keys(config, coco, chosen, drawn)
+    missing = [item for item in chosen if not store.has(keys[item.annotation["id"]], anchor=True)]
+    made: set[int] = set()
+    for group in progress.track(selection.by_image(missing).values(), f"plate targets {style.key}"):
+        image = images.read(coco.image_file(group[0].image))
+        for item in group:
+            number = item.annotation["id"]
+            if _put(config, image, item, drawn[number], keys[number], store, report):
+                made.add(number)
+    without = {item.annotation["id"] for item in missing} - made
+    for item in chosen:
+        number = item.annotation["id"]
+        if number not in without:
+            report.add(_record(item, drawn[number], keys[number], store), reused=number not in made)
+    report.records.sort(key=lambda record: record.annotation_id)
+    facts = {"method": METHOD, "style": style.key, "regions": report.regions, "failed": report.failed}
+    report.manifest = store.write_manifest(f"plates_{style.key}", report.records, facts)
+    report.seconds = time.monotonic() - begin
+    return report
+
+
+def draw(config: Config, style: PlateStyle, annotation: dict[str, object]) -> Drawn:
+    """Draw a serial and its looks, the same at every call for one annotation and seed.
+
+    Args:
+        config: With the seed and the font ratios.
+        style: The plate style.
+        annotation: Its `serial`, where it is known, is avoided.
+    """
+    rng = seeding.numpy_generator(config.seed, f"serial {style.key}", int(str(annotation["id"])))
+    original = annotation.get("serial")
+    serial = serials.draw(style, rng, avoid=[str(original)] if original else ())
+    ratio = float(rng.uniform(config.plate_text_font_ratio_min, config.plate_text_font_ratio_max))
+    return Drawn(style, serial, ratio, int(rng.integers(2**31)))
+
+
+def replace(image_rgb: np.ndarray, region: Region, drawn: Drawn) -> tuple[np.ndarray, np.ndarray]:
+    """Put a drawn plate in the place of a region's plate.
+
+    Returns:
+        The whole image ``(H, W, 3)`` uint8 with the plate fitted in, which is both the target and the anchor that the
+        generator starts from; and the ``(H, W)`` mask of what changed.
+    """
+    fitted = fit.fit(image_rgb, region, drawn.render(region))
+    return fitted.image, fitted.mask
+
+
+def _put(
+    config: Config,
+    image: np.ndarray,
+    item: Chosen,
+    drawn: Drawn,
+    key: str,
+    store: TargetStore,
+    report: TargetReport,
+) -> bool:
+    size_hw = plate_size_hw(config)
+    try:
+        replaced, _ = replace(image, item.region, drawn)
+    except DatasetError as error:  # its box lies outside the image, or its quad crosses itself
+        report.fail(error.what)
+        return False
+    original, target = crops.cut(image, item.window, size_hw), crops.cut(replaced, item.window, size_hw)
+    store.put(key, target, target)
+    report.show(original, target)
+    return True
+
+
+def _keys(config: Config, coco: CocoSet, chosen: list[Chosen], drawn: dict[int, Drawn]) -> dict[int, str]:
+    sums = selection.image_sums(coco, chosen)
+    return {
+        item.annotation["id"]: key_of(
+            version=VERSION,
+            method=METHOD,
+            image=sums[item.image["id"]],
+            box=item.region.box_xyxy,
+            quad=item.region.quad,
+            window=item.window,
+            size=plate_size_hw(config),
+            style=drawn[item.annotation["id"]].style.model_dump(mode="json"),
+            serial=drawn[item.annotation["id"]].serial,
+            font_ratio=drawn[item.annotation["id"]].font_ratio,
+            seed=drawn[item.annotation["id"]].seed,
+        )
+        for item in chosen
+    }
+
+
+def _record(item: Chosen, drawn: Drawn, key: str, store: TargetStore) -> TargetRecord:
+    return TargetRecord(
+        annotation_id=item.annotation["id"],
+        kind=Kind.PLATE.value,
+        style=drawn.style.key,
+        serial=drawn.serial,
+        window=item.window,
+        target_file=store.relative(store.file_of(key)),
+        anchor_file=store.relative(store.file_of(key, "anchor")),
+        method=METHOD,
+        key=key,
+    )

@@ -1,0 +1,1 @@
+"""Pretraining and joint alternating training: resumable, journaled, free of any orchestrator."""

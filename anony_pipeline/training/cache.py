@@ -1,0 +1,466 @@
+"""Training samples, made once: crops, masks, targets and anchors as memory-mapped arrays; images for the detector.
+
+The cache lies in a private folder whose name is the hash of all that it depends on. It is written beside and takes its
+name when it is complete, so that a killed run leaves nothing that could be taken for a cache.
+"""
+
+import dataclasses
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from anony_pipeline.anonymize.verifying import PLATE_MARGIN
+from anony_pipeline.config.schema import Config
+from anony_pipeline.datasets.coco import CocoSet
+from anony_pipeline.errors import DatasetError
+from anony_pipeline.models.recognizer import INPUT_SIZE, alignment
+from anony_pipeline.ops import crops, images, masks
+from anony_pipeline.runtime import progress
+from anony_pipeline.storage import atomic, manifests, private
+from anony_pipeline.structures import boxes
+from anony_pipeline.structures.regions import CATEGORY_IDS, Kind, Region
+from anony_pipeline.targets.faces import face_size_hw
+from anony_pipeline.targets.plates import plate_size_hw
+from anony_pipeline.targets.store import TargetRecord, TargetStore, key_of
+
+log = logging.getLogger("anony_pipeline")
+FORMAT = "anony_pipeline.samples/1"
+VERSION = 1
+"""Of the code below: a change of what it makes raises it."""
+
+Points = tuple[tuple[float, float], ...]
+Box = tuple[float, float, float, float]
+
+MIN_DETECTOR_PX = 3
+"""A box with a shorter edge at the detector's scale is not learned from."""
+
+
+@dataclass(frozen=True)
+class SampleRow:
+    """What is known of one crop.
+
+    Attributes:
+        annotation_id: The region that the crop is about.
+        image_id: Its image.
+        window: The crop's window ``(x_min, y_min, x_max, y_max)`` in pixels of the image.
+        box_xyxy: The region's box in pixels of the crop.
+        quad: A plate's corners in pixels of the crop; None if unknown.
+        landmarks: A face's five points in pixels of the crop; None if unknown.
+        theta: ``(2, 3)`` for `torch.nn.functional.affine_grid`: from the recognizer's aligned crop to this crop.
+        reading: ``(3, 3)``: from the reader's straightened crop to this crop, both in ``[-1, 1]``; None for faces.
+        neighbors_xyxy: The boxes of all regions that the crop shows, in pixels of the crop.
+        labels: Their categories, 1 face and 2 plate.
+        not_exhaustive: Categories whose unlabelled instances may be in the crop.
+        serial: The intended serial of a plate.
+        original_serial: The serial that was there, where it is known.
+        identity: The person or plate, where it is known.
+        style: The plate style.
+    """
+
+    annotation_id: int
+    image_id: int
+    window: crops.Window
+    box_xyxy: Box
+    quad: Points | None
+    landmarks: Points | None
+    theta: tuple[tuple[float, ...], ...]
+    reading: tuple[tuple[float, ...], ...] | None
+    neighbors_xyxy: tuple[tuple[float, ...], ...]
+    labels: tuple[int, ...]
+    not_exhaustive: tuple[int, ...]
+    serial: str | None = None
+    original_serial: str | None = None
+    identity: str | None = None
+    style: str | None = None
+
+
+@dataclass(frozen=True)
+class SampleSet:
+    """All crops of one kind.
+
+    Attributes:
+        kind: Face or plate.
+        originals: ``(N, H, W, 3)`` uint8: what was photographed.
+        targets: ``(N, H, W, 3)`` uint8: the pseudo-targets.
+        anchors: ``(N, H, W, 3)`` uint8 with the rendered serial in place; None for faces.
+        masks: ``(N, H, W)`` uint8, 1 where *any* region of the crop is.
+        rows: What is known of each.
+    """
+
+    kind: Kind
+    originals: np.ndarray
+    targets: np.ndarray
+    anchors: np.ndarray | None
+    masks: np.ndarray
+    rows: list[SampleRow]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+@dataclass(frozen=True)
+class DetectorImage:
+    """What is known of one whole image.
+
+    Attributes:
+        image_id: Its id in the COCO file.
+        size_hw: Height and width of its part of the square array; the rest is gray.
+        scale: The detector's pixels per pixel of the image.
+        boxes_xyxy: All its regions, in the detector's pixels.
+        labels: Their categories.
+        iscrowd: Which of them are neither positive nor negative.
+        not_exhaustive: Categories that are never negatives.
+    """
+
+    image_id: int
+    size_hw: tuple[int, int]
+    scale: float
+    boxes_xyxy: tuple[tuple[float, ...], ...]
+    labels: tuple[int, ...]
+    iscrowd: tuple[bool, ...]
+    not_exhaustive: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class DetectorSet:
+    """The whole images that the detector learns from.
+
+    Attributes:
+        originals: ``(M, S, S, 3)`` uint8.
+        filled: ``(M, S, S, 3)`` uint8: the same with every pseudo-target pasted in.
+        rows: What is known of each.
+    """
+
+    originals: np.ndarray
+    filled: np.ndarray
+    rows: list[DetectorImage]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Everything that training reads.
+
+    Attributes:
+        samples: The crops by kind; a kind without samples is left out.
+        detector: The whole images.
+        key: The hash of what all this was made of.
+    """
+
+    samples: dict[Kind, SampleSet]
+    detector: DetectorSet
+    key: str
+
+
+def build(config: Config, coco: CocoSet, records: Sequence[TargetRecord]) -> TrainingData:
+    """Open the cache of a training set, making it first where it is not there.
+
+    Args:
+        config: With sizes, context and paths.
+        coco: The training split.
+        records: The pseudo-targets of its regions.
+
+    Raises:
+        DatasetError: If there is no target at all.
+    """
+    if not records:
+        raise DatasetError(
+            "there is nothing to train on",
+            where=coco.path,
+            got="no face and no plate with a pseudo-target",
+            allowed=f"at least one region of {config.data.min_region_px} px or more in the training split",
+            do="check data.sources, data.splits and data.min_region_px, and what making targets reported",
+        )
+    key = _key(config, coco, records)
+    root = private.folder(
+        Path(config.paths.cache) / "samples",
+        retention_days=config.paths.retention_days,
+        holds="training crops and images cut from original images",
+    )
+    folder = root / key
+    if not (folder / manifests.NAME).exists():
+        _write(config, coco, records, folder)
+    return _open(folder, key)
+
+
+def sample_row(
+    region: Region,
+    neighbors: Sequence[Region],
+    image: Mapping[str, Any],
+    annotation: Mapping[str, Any],
+    window: crops.Window,
+    size_hw: tuple[int, int],
+    serial: str | None,
+) -> SampleRow:
+    """Describe the crop of one region.
+
+    Args:
+        region: In pixels of the image.
+        neighbors: All regions of the image, this one included.
+        image: The image's record in the COCO file.
+        annotation: The region's record.
+        window: The crop's window.
+        size_hw: Height and width of the crop.
+        serial: The intended serial of a plate.
+    """
+    moved = [_moved(other, window, size_hw) for other in neighbors]
+    inside = [other for other in moved if _center_is_inside(other, size_hw)]
+    own = _moved(region, window, size_hw)
+    return SampleRow(
+        annotation_id=annotation["id"],
+        image_id=image["id"],
+        window=window,
+        box_xyxy=own.box_xyxy,
+        quad=own.quad,
+        landmarks=own.landmarks,
+        theta=theta_of(own, size_hw),
+        reading=reading_of(own, size_hw) if region.kind is Kind.PLATE else None,
+        neighbors_xyxy=tuple(
+            tuple(boxes.clip([other.box_xyxy], size_hw[1], size_hw[0])[0].tolist()) for other in inside
+        ),
+        labels=tuple(CATEGORY_IDS[other.kind] for other in inside),
+        not_exhaustive=tuple(image.get("not_exhaustive_category_ids") or ()),
+        serial=serial,
+        original_serial=annotation.get("serial"),
+        identity=annotation.get("identity"),
+        style=region.style,
+    )
+
+
+def theta_of(region: Region, size_hw: tuple[int, int]) -> tuple[tuple[float, ...], ...]:
+    """The recognizer's alignment as `torch.nn.functional.affine_grid` wants it (``align_corners=False``).
+
+    Args:
+        region: A face in pixels of its crop.
+        size_hw: Height and width of the crop.
+
+    Returns:
+        ``(2, 3)``: takes the aligned crop's ``[-1, 1]`` coordinates to the crop's. Constant for a region: what the
+        generator draws must not move it.
+    """
+    inverse = np.linalg.inv(np.vstack([alignment(region, INPUT_SIZE), [0, 0, 1]]))
+    matrix = _to_unit(size_hw) @ inverse @ np.linalg.inv(_to_unit((INPUT_SIZE, INPUT_SIZE)))
+    return tuple(tuple(row) for row in matrix[:2].tolist())
+
+
+def reading_of(region: Region, size_hw: tuple[int, int]) -> tuple[tuple[float, ...], ...]:
+    """The homography by which a reader sees a plate: straightened by its corners, or by its box where they are unknown.
+
+    Args:
+        region: A plate in pixels of its crop.
+        size_hw: Height and width of the crop.
+
+    Returns:
+        ``(3, 3)``: takes the reader's crop's ``[-1, 1]`` coordinates to this crop's.
+    """
+    x_min, y_min, x_max, y_max = region.box_xyxy
+    corners = region.quad or ((x_min, y_min), (x_max, y_min), (x_max, y_max), (x_min, y_max))
+    edge = 1 - 2 * PLATE_MARGIN
+    unit = np.array([[-edge, -edge], [edge, -edge], [edge, edge], [-edge, edge]], np.float32)
+    matrix = _to_unit(size_hw) @ cv2.getPerspectiveTransform(unit, np.array(corners, np.float32))
+    return tuple(tuple(row) for row in (matrix / matrix[2, 2]).tolist())
+
+
+def _to_unit(size_hw: tuple[int, int]) -> np.ndarray:
+    return np.array([[2 / size_hw[1], 0, -1], [0, 2 / size_hw[0], -1], [0, 0, 1]])
+
+
+def _moved(region: Region, window: crops.Window, size_hw: tuple[int, int]) -> Region:
+    def move(points: Points | None) -> Points | None:
+        if points is None:
+            return None
+        return tuple((float(x), float(y)) for x, y in crops.to_crop(np.array(points), window, size_hw))
+
+    corners = crops.to_crop(np.array(region.box_xyxy).reshape(2, 2), window, size_hw)
+    left, top, right, bottom = (float(value) for value in corners.reshape(4))
+    return dataclasses.replace(
+        region, box_xyxy=(left, top, right, bottom), quad=move(region.quad), landmarks=move(region.landmarks)
+    )
+
+
+def _center_is_inside(region: Region, size_hw: tuple[int, int]) -> bool:
+    x_min, y_min, x_max, y_max = region.box_xyxy
+    return 0 <= x_min + x_max <= 2 * size_hw[1] and 0 <= y_min + y_max <= 2 * size_hw[0]
+
+
+def _key(config: Config, coco: CocoSet, records: Sequence[TargetRecord]) -> str:
+    return key_of(
+        version=VERSION,
+        annotations=coco.annotations,
+        images=coco.images,
+        targets=sorted((record.annotation_id, record.key) for record in records),
+        face=face_size_hw(config),
+        plate=plate_size_hw(config),
+        detector=config.training.detector_image_px,
+        growth=sorted(masks.GROWTH.items()),
+    )
+
+
+def _write(config: Config, coco: CocoSet, records: Sequence[TargetRecord], folder: Path) -> None:
+    with atomic.folder(folder, mode=0o700) as part:
+        writer = _Writer(config, coco, records, part)
+        log.info("training samples: %d crops, %.0f MB", len(records), writer.total_bytes() / 1e6)
+        writer.write()
+        manifests.write(part, {"format": FORMAT})
+
+
+class _Writer:
+    """Fills the arrays of one cache in one pass over the images."""
+
+    def __init__(self, config: Config, coco: CocoSet, records: Sequence[TargetRecord], folder: Path) -> None:
+        self.coco, self.folder, self.edge = coco, folder, config.training.detector_image_px
+        self.store = TargetStore(Path(config.paths.targets), config.paths.retention_days)
+        self.sizes = {Kind.FACE: face_size_hw(config), Kind.PLATE: plate_size_hw(config)}
+        self.records = sorted(records, key=lambda record: record.annotation_id)
+        self.counts = {kind: sum(record.kind == kind.value for record in records) for kind in Kind}
+        self.rows: dict[Kind, list[SampleRow]] = {kind: [] for kind in Kind}
+        self.wholes: list[DetectorImage] = []
+
+    def total_bytes(self) -> int:
+        crop_bytes = sum(
+            self.counts[kind] * height * width * (10 if kind is Kind.PLATE else 7)
+            for kind, (height, width) in self.sizes.items()
+        )
+        return crop_bytes + len(self.coco.images) * self.edge**2 * 6
+
+    def write(self) -> None:
+        arrays = {kind: self._arrays(kind) for kind in Kind if self.counts[kind]}
+        shape = (len(self.coco.images), self.edge, self.edge, 3)
+        originals, filled = self._array("images", shape), self._array("images_filled", shape)
+        annotations = {annotation["id"]: annotation for annotation in self.coco.annotations}
+        regions = self.coco.regions_by_image()
+        by_image: dict[int, list[TargetRecord]] = {}
+        for record in self.records:
+            by_image.setdefault(annotations[record.annotation_id]["image_id"], []).append(record)
+        for image in progress.track(self.coco.images, "training samples"):
+            pixels = images.read(self.coco.image_file(image))
+            mine = regions.get(image["id"], [])
+            pasted = pixels
+            for record in by_image.get(image["id"], []):
+                pasted = self._sample(arrays, record, annotations[record.annotation_id], image, pixels, pasted, mine)
+            self._whole(originals, filled, image, pixels, pasted)
+        for kind, rows in self.rows.items():
+            if rows:
+                self._json(kind.value, [dataclasses.asdict(row) for row in rows])
+        self._json("images", [dataclasses.asdict(row) for row in self.wholes])
+
+    def _sample(
+        self,
+        arrays: dict[Kind, dict[str, np.ndarray]],
+        record: TargetRecord,
+        annotation: dict[str, Any],
+        image: dict[str, Any],
+        pixels: np.ndarray,
+        pasted: np.ndarray,
+        regions: list[Region],
+    ) -> np.ndarray:
+        kind = Kind(record.kind)
+        size_hw, into = self.sizes[kind], arrays[kind]
+        index = len(self.rows[kind])
+        region = Region.from_coco(annotation, image.get("plate_style"))
+        target = self.store.read(record.target_file)
+        original, mask = crops.cut(pixels, record.window, size_hw), masks.crop_mask(regions, record.window, size_hw)
+        into["originals"][index], into["masks"][index] = original, mask
+        # Outside the mask the generator can only give back the original: a fitted plate's rim must not ask for more.
+        into["targets"][index] = np.where(mask[..., None] > 0, target, original)
+        if record.anchor_file is not None:
+            into["anchors"][index] = self.store.read(record.anchor_file)
+        self.rows[kind].append(sample_row(region, regions, image, annotation, record.window, size_hw, record.serial))
+        own = masks.region_mask([region], pixels.shape[:2])
+        return crops.paste(pasted, target, record.window, own)
+
+    def _whole(
+        self, originals: np.ndarray, filled: np.ndarray, image: dict[str, Any], pixels: np.ndarray, pasted: np.ndarray
+    ) -> None:
+        index = len(self.wholes)
+        annotations = self.coco.annotations_by_image[image["id"]]
+        originals[index], row = letterboxed(pixels, image, annotations, self.edge)
+        filled[index], _ = letterboxed(pasted, image, annotations, self.edge)
+        self.wholes.append(row)
+
+    def _arrays(self, kind: Kind) -> dict[str, np.ndarray]:
+        count, (height, width) = self.counts[kind], self.sizes[kind]
+        names = ["originals", "targets", *(["anchors"] if kind is Kind.PLATE else [])]
+        arrays = {name: self._array(f"{kind.value}_{name}", (count, height, width, 3)) for name in names}
+        return {**arrays, "masks": self._array(f"{kind.value}_masks", (count, height, width))}
+
+    def _array(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
+        return np.lib.format.open_memmap(self.folder / f"{name}.npy", mode="w+", dtype=np.uint8, shape=shape)
+
+    def _json(self, name: str, rows: list[dict[str, Any]]) -> None:
+        atomic.write_json(self.folder / f"{name}.json", rows, mode=0o600)
+
+
+def letterboxed(
+    pixels: np.ndarray, image: Mapping[str, Any], annotations: Sequence[Mapping[str, Any]], edge: int
+) -> tuple[np.ndarray, DetectorImage]:
+    """Shrink a whole image into a gray square for the detector, never enlarging it.
+
+    Args:
+        pixels: ``(H, W, 3)`` uint8.
+        image: Its record in the COCO file.
+        annotations: The records of all its regions.
+        edge: The square's edge in pixels.
+
+    Returns:
+        ``(edge, edge, 3)`` uint8, and what is known of it. Boxes that are too small to learn from count as crowds.
+    """
+    height, width = pixels.shape[:2]
+    scale = min(1.0, edge / max(height, width))
+    size_hw = (max(1, round(height * scale)), max(1, round(width * scale)))
+    square = np.full((edge, edge, 3), 114, np.uint8)
+    square[: size_hw[0], : size_hw[1]] = images.resize(pixels, size_hw) if scale < 1 else pixels
+    scaled = boxes.xywh_to_xyxy([annotation["bbox"] for annotation in annotations]) * scale
+    row = DetectorImage(
+        image_id=image["id"],
+        size_hw=size_hw,
+        scale=scale,
+        boxes_xyxy=tuple(tuple(box) for box in scaled.tolist()),
+        labels=tuple(annotation["category_id"] for annotation in annotations),
+        iscrowd=tuple(
+            bool(annotation.get("iscrowd")) or min(annotation["bbox"][2:]) * scale < MIN_DETECTOR_PX
+            for annotation in annotations
+        ),
+        not_exhaustive=tuple(image.get("not_exhaustive_category_ids") or ()),
+    )
+    return square, row
+
+
+def _open(folder: Path, key: str) -> TrainingData:
+    # Sizes are compared, sums are not: the cache was complete when it took its name, and it is large.
+    manifests.read(folder, verify=False)
+    samples = {}
+    for kind in Kind:
+        if (folder / f"{kind.value}.json").exists():
+            samples[kind] = SampleSet(
+                kind=kind,
+                originals=_array(folder / f"{kind.value}_originals.npy"),
+                targets=_array(folder / f"{kind.value}_targets.npy"),
+                anchors=_array(folder / f"{kind.value}_anchors.npy") if kind is Kind.PLATE else None,
+                masks=_array(folder / f"{kind.value}_masks.npy"),
+                rows=[SampleRow(**_tuples(row)) for row in json.loads((folder / f"{kind.value}.json").read_text())],
+            )
+    detector = DetectorSet(
+        _array(folder / "images.npy"),
+        _array(folder / "images_filled.npy"),
+        [DetectorImage(**_tuples(row)) for row in json.loads((folder / "images.json").read_text())],
+    )
+    return TrainingData(samples, detector, key)
+
+
+def _array(path: Path) -> np.ndarray:
+    return np.load(path, mmap_mode="r", allow_pickle=False)
+
+
+def _tuples(value: Any) -> Any:  # noqa: ANN401 - any JSON value
+    if isinstance(value, list):
+        return tuple(_tuples(item) for item in value)
+    return {key: _tuples(item) for key, item in value.items()} if isinstance(value, dict) else value

@@ -1,0 +1,107 @@
+"""Joint training: generator, discriminator and detector learn in turn, and share one pass of the generator.
+
+Each step reads like the algorithm: what it is given, what it computes, which weights it changes. It returns named
+numbers.
+"""
+
+import torch
+
+from anony_pipeline.losses import adversarial
+from anony_pipeline.training.batches import Batch, DetectorBatch, Generated
+from anony_pipeline.training.objective import Objective
+from anony_pipeline.training.state import TrainingState
+
+Scalars = dict[str, float]
+
+
+def step_generator(state: TrainingState, batch: Batch, objective: Objective) -> Scalars:
+    """Let the generator fill the batch once, and move it down the gradient of all its losses.
+
+    What it made is kept, detached, in ``state.generated``: the discriminator and the detector learn from it.
+
+    Args:
+        state: Its generator, optimizer and average change.
+        batch: Crops of one kind; `training.accumulation` parts are computed one after the other.
+        objective: The losses.
+
+    Returns:
+        Each loss by name, and `gradient_norm`.
+    """
+    outputs: list[torch.Tensor] = []
+    scalars: Scalars = {}
+    adversary = state.networks.discriminator
+    if adversary is not None:
+        adversary.requires_grad_(False)
+    for part in _parts(batch, state.config.training.accumulation):
+        filled = state.networks.generator.fill(
+            part.originals, part.masks, part.kind, noise=part.noise, anchors=part.anchors
+        )
+        total, losses = objective(part, filled, state.stage)
+        share = len(part) / len(batch)
+        for name, value in losses.items():
+            scalars[name] = scalars.get(name, 0.0) + share * value.item()
+        outputs.append(filled.detach())
+        if not torch.isfinite(total):
+            state.generated = None
+            state.skip("generator", f"the loss is {total.item()} of {scalars}")
+            return scalars
+        state.scaler.scale(total * share).backward()
+    state.generated = Generated(batch.kind, batch.indices, batch.originals, batch.masks, torch.cat(outputs))
+    return {**scalars, "gradient_norm": state.apply("generator")}
+
+
+def step_discriminator(state: TrainingState, batch: Generated) -> Scalars:
+    """Teach the discriminator to tell original crops from those that the generator made last.
+
+    Args:
+        state: Its discriminator and optimizer change.
+        batch: `state.generated`: no new pass of the generator.
+
+    Returns:
+        `discriminator`, the hinge loss, and `r1`, the gradient penalty on real crops.
+    """
+    critic = state.networks.discriminator
+    if critic is None:
+        raise ValueError("the discriminator is switched off, and can't learn")
+    critic.requires_grad_(True)
+    weight = state.config.loss.r1_weight
+    real = batch.originals.clone().requires_grad_(weight > 0)
+    on_real = critic(real, batch.masks, batch.kind)
+    on_fake = critic(batch.outputs, batch.masks, batch.kind)
+    loss = adversarial.discriminator_loss(on_real, on_fake)
+    scalars = {"discriminator": loss.item()}
+    if weight > 0:
+        penalty = adversarial.r1_penalty(on_real, real)
+        scalars["r1"] = penalty.item()
+        loss = loss + weight / 2 * penalty
+    if not torch.isfinite(loss):
+        state.skip("discriminator", f"the loss is {loss.item()}")
+        return scalars
+    loss.backward()
+    state.apply("discriminator")
+    return scalars
+
+
+def step_detector(state: TrainingState, batch: DetectorBatch) -> Scalars:
+    """Teach the detector to find regions in images and in their anonymized versions.
+
+    Args:
+        state: Its detector and optimizer change.
+        batch: Whole images; kinds that an image does not label are never negatives in it.
+
+    Returns:
+        `detector`, the sum of the detector's losses.
+    """
+    losses = state.networks.detector(batch.images, batch.targets, batch.not_exhaustive)
+    loss = torch.stack(list(losses.values())).sum()
+    if not torch.isfinite(loss):
+        state.skip("detector", f"the loss is {loss.item()}")
+        return {"detector": loss.item()}
+    loss.backward()
+    state.apply("detector")
+    return {"detector": loss.item()}
+
+
+def _parts(batch: Batch, count: int) -> list[Batch]:
+    size = -(-len(batch) // count)
+    return [batch.part(slice(start, start + size)) for start in range(0, len(batch), size)]

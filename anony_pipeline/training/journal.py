@@ -1,0 +1,167 @@
+"""What a run tells while it runs: `metrics.csv`, events as JSON lines, TensorBoard, and a line of progress."""
+
+import contextlib
+import csv
+import io
+import json
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from anony_pipeline.runtime.progress import LOG_EVERY_SECONDS, console
+from anony_pipeline.storage import atomic
+
+log = logging.getLogger("anony_pipeline")
+
+Event = dict[str, Any]
+OnEvent = Callable[[Event], None]
+
+COLUMNS = (
+    # The original plan's columns, in its order, come first.
+    "step",
+    "l1",
+    "perceptual",
+    "arcface_mean_sim",
+    "easyocr_plate_acc",
+    "fid",
+    "val_map",
+    "kid",
+    "id",
+    "adv",
+    "detection",
+    "reading",
+    "read_suppress",
+    "discriminator",
+    "r1",
+    "detector",
+    "gradient_norm",
+    "bad_steps",
+    "crops_per_second",
+    "seconds",
+)
+SHOWN = ("l1", "perceptual", "id", "adv", "reading", "discriminator", "detector")
+
+
+class Journal:
+    """The record of one stage of one run.
+
+    Args:
+        folder: Where `metrics.csv`, `events.jsonl` and `tensorboard/` go.
+        stage: `pretrain` or `joint`.
+        on_event: Called with each event; numbers only, never pixels.
+    """
+
+    def __init__(self, folder: Path, stage: str, on_event: OnEvent | None = None) -> None:
+        self.folder, self.stage, self.on_event = folder, stage, on_event
+        self.rows: list[dict[str, float]] = []
+        self.said = time.monotonic()
+        self._bar: tuple[Progress, Any] | None = None
+        self._board: Any = None
+
+    @property
+    def metrics_file(self) -> Path:
+        """The CSV file, one row a step."""
+        return self.folder / "metrics.csv"
+
+    @contextlib.contextmanager
+    def running(self, step: int, until: int) -> Iterator["Journal"]:
+        """Open the files, and show progress while the block runs.
+
+        Args:
+            step: Steps that are done already; rows of later steps, which a killed run may have left, are dropped.
+            until: The last step.
+        """
+        # TensorBoard's import takes a second, which reading this module's columns should not.
+        from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415
+
+        self.rows = [row for row in read_metrics(self.metrics_file) if row["step"] <= step] if step else []
+        self._board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=step + 1)
+        try:
+            with self._shown(step, until):
+                yield self
+        finally:
+            self._board.close()
+            self._write_csv()
+
+    def event(self, name: str, **facts: Any) -> None:  # noqa: ANN401 - any JSON value
+        """Write an event as one line of `events.jsonl`, and hand it on."""
+        event = {"event": name, "stage": self.stage, **facts}
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / "events.jsonl").open("a") as file:
+            file.write(json.dumps(event) + "\n")
+        if self.on_event is not None:
+            self.on_event(event)
+
+    def record(self, step: int, scalars: Mapping[str, float], prefix: str = "train") -> None:
+        """Add figures to a step's row; a step may be recorded in several parts."""
+        if not self.rows or self.rows[-1]["step"] != step:
+            self.rows.append({"step": step})
+        self.rows[-1] |= scalars
+        if self._board is not None:
+            for name, value in scalars.items():
+                self._board.add_scalar(f"{prefix}/{name}", value, step)
+
+    def tell(self, step: int, until: int) -> None:
+        """Show how far it is: a moving bar on a terminal; elsewhere a log line and an event every ten seconds."""
+        row = self.rows[-1] if self.rows else {}
+        parts = [f"{name} {row[name]:.3f}" for name in SHOWN if name in row]
+        line = f"{row.get('crops_per_second', 0):.1f} crops/s  {'  '.join(parts)}"
+        if self._bar is not None:
+            self._bar[0].update(self._bar[1], completed=step, figures=line)
+        now = time.monotonic()
+        if now - self.said < LOG_EVERY_SECONDS:
+            return
+        self.said = now
+        self._write_csv()
+        self.event("step", **finite(row))
+        if self._bar is None:
+            log.info("%s %d of %d  %s", self.stage, step, until, line)
+
+    @contextlib.contextmanager
+    def _shown(self, step: int, until: int) -> Iterator[None]:
+        if not console.is_terminal:
+            yield
+            return
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[figures]}"),
+        )
+        with Progress(*columns, console=console) as progress:
+            self._bar = (progress, progress.add_task(self.stage, total=until, completed=step, figures=""))
+            try:
+                yield
+            finally:
+                self._bar = None
+
+    def _write_csv(self) -> None:
+        text = io.StringIO()
+        writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({key: _number(value) for key, value in finite(row).items()} for row in self.rows)
+        atomic.write_text(self.metrics_file, text.getvalue())
+
+
+def finite(row: Mapping[str, float]) -> dict[str, float]:
+    """Leave out what is not finite: JSON has no NaN, and an empty cell says "not measured"."""
+    return {key: value for key, value in row.items() if math.isfinite(value)}
+
+
+def read_metrics(path: Path) -> list[dict[str, float]]:
+    """Read a `metrics.csv`; empty cells are left out. A file that is not there has no rows."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
+
+
+def _number(value: float) -> str:
+    return str(int(value)) if float(value).is_integer() and abs(value) < 1e15 else f"{value:.6g}"

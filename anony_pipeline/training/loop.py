@@ -1,0 +1,409 @@
+"""Training from data to checkpoint: pretraining, then joint training; resumed where it stopped."""
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from anony_pipeline.config import loading
+from anony_pipeline.config.schema import Config
+from anony_pipeline.datasets import loaders, unify
+from anony_pipeline.datasets.coco import CocoSet
+from anony_pipeline.errors import CheckpointError, DatasetError
+from anony_pipeline.losses import identity
+from anony_pipeline.plates.styles import style_keys
+from anony_pipeline.runtime.device import choose_device, choose_dtype
+from anony_pipeline.structures.regions import Kind
+from anony_pipeline.targets.faces import make_face_targets
+from anony_pipeline.targets.plates import make_plate_targets
+from anony_pipeline.training import batches, cache, joint, networks, state, validation
+from anony_pipeline.training.batches import Batch, Generated
+from anony_pipeline.training.cache import TrainingData
+from anony_pipeline.training.journal import Journal, OnEvent, finite
+from anony_pipeline.training.networks import Critics
+from anony_pipeline.training.objective import Objective
+from anony_pipeline.training.pretrain import step_pretrain
+from anony_pipeline.training.state import Saved, TrainingState
+
+log = logging.getLogger("anony_pipeline")
+
+Mode = Literal["auto", "pretrain", "joint"]
+ShouldStop = Callable[[], bool]
+
+MARGIN_FACES = 256
+"""Faces that the identity hinge's margin is measured on."""
+
+
+@dataclass(frozen=True)
+class TrainReport:
+    """What training left behind.
+
+    Attributes:
+        checkpoint: The last checkpoint's folder.
+        manifest_sha256: Its version.
+        stage: `pretrain` or `joint`.
+        step: Generator steps that it stands for.
+        finished: False if it was stopped before the last step.
+        resumed_from: The step that this run went on from; 0 if it began anew.
+        seconds: Training time, over all parts of the run.
+        metrics: The last validation's figures.
+        metrics_file: `metrics.csv`.
+        samples: Crops trained on, by kind.
+        bad_steps: Steps skipped because something was not finite.
+        trained_parameters: How many of the generator's weights learned.
+    """
+
+    checkpoint: Path
+    manifest_sha256: str
+    stage: str
+    step: int
+    finished: bool
+    resumed_from: int
+    seconds: float
+    metrics: dict[str, float] = field(default_factory=dict)
+    metrics_file: Path | None = None
+    samples: dict[str, int] = field(default_factory=dict)
+    bad_steps: int = 0
+    trained_parameters: int = 0
+
+
+def train(
+    config: Config,
+    *,
+    mode: Mode = "auto",
+    max_steps: int | None = None,
+    on_event: OnEvent | None = None,
+    should_stop: ShouldStop | None = None,
+) -> TrainReport:
+    """Train, going on from the newest checkpoint of the same configuration.
+
+    Args:
+        config: The configuration.
+        mode: `pretrain`: pretraining alone. `joint`: joint training, from the pretrained generator if there is one.
+            `auto`: both, unless a pretrained generator is there already.
+        max_steps: Replaces `training.max_steps`; with `pretrain`, `training.pretrain_steps`.
+        on_event: Called with each event: numbers and names, never pixels.
+        should_stop: Asked after each action; once it says True, the cycle's round of learners is finished, a checkpoint
+            is written, and training returns.
+
+    Raises:
+        DatasetError: If there is nothing to train on.
+        CheckpointError: If a checkpoint can't be written or read.
+        AnonyPipelineError: If too many steps were not finite.
+    """
+    run = _Training(config, on_event, should_stop or (lambda: False))
+    if mode == "pretrain":
+        return run.pretrain(max_steps or config.training.pretrain_steps)
+    if mode == "auto" and config.training.pretrain_steps > 0:
+        report = run.pretrain(config.training.pretrain_steps)
+        if not report.finished:
+            return report
+    return run.joint(max_steps or config.training.max_steps)
+
+
+def prepare(config: Config, coco: CocoSet) -> TrainingData:
+    """Make what training reads, as far as it is not there: pseudo-targets and the cache of samples.
+
+    Raises:
+        DatasetError: If no region has a target.
+    """
+    faces = make_face_targets(config, coco)
+    plates = make_plate_targets(config, coco, style_keys()).values()
+    records = [*faces.records, *(record for report in plates for record in report.records)]
+    data = cache.build(config, coco, records)
+    for kind in Kind:
+        if kind not in data.samples:
+            log.warning("the training split has no %s with a target: the generator learns the other kind alone", kind)
+    for reason, count in faces.failed.items():
+        log.warning("%d of %d faces have no target (%s) and are not trained on", count, faces.regions, reason)
+    return data
+
+
+def fingerprint(config: Config, stage: str, begins_with: str) -> str:
+    """The hash of what a stage's result depends on; lengths, paths, intervals and evaluation are not part of it.
+
+    Args:
+        config: The configuration.
+        stage: `pretrain` depends on fewer keys than `joint`: another `adv_weight` needs no new pretraining.
+        begins_with: The version of the weights or data that the stage begins with.
+    """
+    training = config.training.model_dump(mode="json")
+    for key in ("max_steps", "pretrain_steps", "validate_every_steps", "validation_regions", "workers"):
+        del training[key]
+    everything = config.model_dump(mode="json")
+    common = {key: everything[key] for key in ("seed", "precision", "face_steps", "plate_steps", "targets")}
+    common |= {key: value for key, value in everything.items() if key.startswith("plate_text_")}
+    parts: dict[str, object] = {**common, "training": training, "generator": everything["model"]["generator"]}
+    parts["finetune"], parts["rate"] = everything["model"]["finetune"], everything["lr"]["generator"]
+    losses = everything["loss"]
+    if stage == "joint":
+        parts |= {key: everything[key] for key in ("model", "loss", "lr", "alternating")}
+        parts["judges"] = [config.judges.recognizer, config.judges.reader]
+    else:
+        parts["loss"] = [losses[key] for key in ("l1_weight", "face_l1_scale", "perceptual_weight")]
+    return loading.fingerprint(*(f"{key}={parts[key]}" for key in sorted(parts)), begins_with)
+
+
+class _Training:
+    """One call of `train`: the data and networks that its stages share."""
+
+    def __init__(self, config: Config, on_event: OnEvent | None, should_stop: ShouldStop) -> None:
+        self.config, self.on_event, self.should_stop = config, on_event, should_stop
+        self.device = choose_device(config.device)
+        # Refused before minutes of preparation are spent.
+        choose_dtype(config.precision, self.device)
+        unify.ensure_unified(config)
+        self.data = prepare(config, loaders.open_split(config, "train"))
+        self.validator = validation.Validator(config, loaders.open_split(config, "val"))
+        self.outputs = Path(config.paths.outputs)
+
+    def pretrain(self, steps: int) -> TrainReport:
+        if steps == 0:
+            raise DatasetError(
+                "there is nothing to pretrain", where="training.pretrain_steps", got=0, do="set it, or use mode joint"
+            )
+        label = fingerprint(self.config, "pretrain", self.data.key)
+        return self._run("pretrain", self.outputs / "pretrained", label, steps, None)
+
+    def joint(self, steps: int) -> TrainReport:
+        begin = state.latest(self.outputs / "pretrained", fingerprint(self.config, "pretrain", self.data.key))
+        if begin is None:
+            log.info(
+                "joint training begins with the base model: there is no pretrained generator of this configuration"
+            )
+        label = fingerprint(self.config, "joint", begin.manifest_sha256 if begin else self.data.key)
+        return self._run("joint", self.outputs / "checkpoints", label, steps, begin)
+
+    def _run(self, stage: str, root: Path, label: str, steps: int, begin: Saved | None) -> TrainReport:
+        saved = state.latest(root, label)
+        if saved is not None and saved.step >= steps:
+            log.info("%s: %d steps are done already, in %s", stage, saved.step, saved.path)
+            return self._report(stage, saved, steps, saved.step)
+        learning = networks.load_networks(self.config, self.device)
+        if begin is not None and saved is None:
+            TrainingState.fresh(self.config, stage, learning).load_networks(begin.path)
+        current = TrainingState.fresh(self.config, stage, learning)
+        if saved is not None:
+            current.load(saved.path)
+            log.info("%s: going on from step %d", stage, saved.step)
+        journal = Journal(self.outputs if stage == "joint" else root, stage, self.on_event)
+        stage_run = _Stage(self.config, current, self.data, self.validator, journal, root, label)
+        finished = stage_run.go(steps, self.should_stop)
+        last = stage_run.saved or saved
+        if last is None:
+            raise CheckpointError("training was stopped before its first step", where=root, do="start it again")
+        return self._report(stage, last, steps, saved.step if saved else 0, current, finished=finished)
+
+    def _report(
+        self,
+        stage: str,
+        saved: Saved,
+        steps: int,
+        resumed_from: int,
+        current: TrainingState | None = None,
+        *,
+        finished: bool = True,
+    ) -> TrainReport:
+        folder = self.outputs if stage == "joint" else self.outputs / "pretrained"
+        learned = current.ema.values() if current else ()
+        return TrainReport(
+            checkpoint=saved.path,
+            manifest_sha256=saved.manifest_sha256,
+            stage=stage,
+            step=saved.step,
+            finished=finished and saved.step >= steps,
+            resumed_from=resumed_from,
+            seconds=current.progress.seconds if current else 0.0,
+            metrics=saved.metrics,
+            metrics_file=folder / "metrics.csv",
+            samples={kind.value: len(samples) for kind, samples in self.data.samples.items()},
+            bad_steps=current.progress.bad_steps if current else 0,
+            trained_parameters=sum(value.numel() for value in learned),
+        )
+
+
+class _Stage:
+    """One stage from its state to its last checkpoint."""
+
+    def __init__(
+        self,
+        config: Config,
+        current: TrainingState,
+        data: TrainingData,
+        validator: validation.Validator,
+        journal: Journal,
+        root: Path,
+        label: str,
+    ) -> None:
+        self.config, self.state, self.data, self.validator = config, current, data, validator
+        self.journal, self.root, self.label = journal, root, label
+        self.saved: Saved | None = None
+        self.metrics: dict[str, float] = {}
+        self.validated = self.kept = current.progress.step
+        self.cycle = cycle_of(config, current.stage)
+        critics = networks.load_critics(config, current.device)
+        if current.progress.margin is None:
+            current.progress.margin = measure_margin(critics, data, current.device)
+        self.objective = Objective(critics, current.networks.discriminator, config.loss, current.progress.margin)
+
+    def go(self, until: int, should_stop: ShouldStop) -> bool:
+        """Act until the last step is done or somebody asks to stop; a checkpoint is written at the end in both cases.
+
+        It ends only where the discriminator and the detector have learned from what the generator made last.
+
+        Returns:
+            Whether the last step was done.
+        """
+        progress = self.state.progress
+        self.journal.event("begin", step=progress.step, until=until)
+        with self.journal.running(progress.step, until):
+            stopped = False
+            while not (self._may_rest() and (stopped or progress.step >= until)):
+                self._act()
+                self.journal.tell(progress.step, until)
+                stopped = stopped or should_stop()
+                if self._may_rest() and progress.step < until and not stopped:
+                    self._check()
+            if not stopped:
+                self._validate()
+            self._save()
+        self.journal.event("end", step=progress.step, checkpoint=str(self.state.last_saved), stopped=stopped)
+        return progress.step >= until
+
+    def _act(self) -> None:
+        progress = self.state.progress
+        begin = time.monotonic()
+        what = self.cycle[progress.cursor % len(self.cycle)]
+        row = progress.step + ("generator" not in self.cycle)
+        scalars = dict(getattr(self, f"_{what}")())
+        progress.cursor += 1
+        if what == "generator" or (self._ends_cycle() and "generator" not in self.cycle):
+            progress.step += 1
+        if self._ends_cycle():
+            self.state.generated = None
+        seconds = time.monotonic() - begin
+        progress.seconds += seconds
+        if what == "generator":
+            scalars["crops_per_second"] = self.config.training.batch_size / seconds
+        scalars |= {"bad_steps": progress.bad_steps, "seconds": progress.seconds}
+        self.journal.record(row if what != "generator" else progress.step, scalars)
+
+    def _generator(self) -> joint.Scalars:
+        step = step_pretrain if self.state.stage == "pretrain" else joint.step_generator
+        return step(self.state, self._batch(), self.objective)
+
+    def _discriminator(self) -> joint.Scalars:
+        if self.state.generated is None:
+            self.state.generated = self._generate()
+        return joint.step_discriminator(self.state, self.state.generated)
+
+    def _detector(self) -> joint.Scalars:
+        batch = batches.draw_detector_batch(
+            self.data,
+            self.state.generated,
+            size=self.config.training.detector_batch_size,
+            seed=self.config.seed,
+            step=self.state.progress.cursor,
+            device=self.state.device,
+        )
+        return joint.step_detector(self.state, batch)
+
+    def _batch(self) -> Batch:
+        return batches.draw_batch(
+            self.data,
+            self.state.networks.generator,
+            size=self.config.training.batch_size,
+            seed=self.config.seed,
+            stream=self.state.stage,
+            step=self.state.progress.step,
+            device=self.state.device,
+        )
+
+    @torch.no_grad()
+    def _generate(self) -> Generated:
+        """Crops for the discriminator where there are none: the generator does not learn, or its step was skipped."""
+        batch = self._batch()
+        outputs = self.state.networks.generator.fill(
+            batch.originals, batch.masks, batch.kind, noise=batch.noise, anchors=batch.anchors
+        )
+        return Generated(batch.kind, batch.indices, batch.originals, batch.masks, outputs)
+
+    def _ends_cycle(self) -> bool:
+        return self.state.progress.cursor % len(self.cycle) == 0
+
+    def _may_rest(self) -> bool:
+        """Whether the next action needs nothing that is in no checkpoint: the generator's, or a new cycle's first."""
+        return self._ends_cycle() or self.cycle[self.state.progress.cursor % len(self.cycle)] == "generator"
+
+    def _check(self) -> None:
+        """Validate and save where their intervals say so; figures come first, so that the manifest has them."""
+        step, training = self.state.progress.step, self.config.training
+        if step // training.validate_every_steps > self.validated // training.validate_every_steps:
+            self._validate()
+        every = self.config.checkpoint.save_every_steps
+        if step // every > self.kept // every:
+            self._save()
+
+    def _validate(self) -> None:
+        step = self.state.progress.step
+        begin = time.monotonic()
+        folder = Path(self.config.paths.private) / "val_samples"
+        folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.metrics = self.validator(self.state, folder if self.state.stage == "joint" else folder / "pretrain")
+        self.validated = step
+        self.journal.record(step, self.metrics, prefix="val")
+        figures = "  ".join(f"{name} {value:.3f}" for name, value in self.metrics.items())
+        log.info("%s step %d: %s (%.0f s)", self.state.stage, step, figures, time.monotonic() - begin)
+        self.journal.event("validated", step=step, **finite(self.metrics))
+
+    def _save(self) -> None:
+        step = self.state.progress.step
+        # Figures of an earlier step are not this checkpoint's.
+        metrics = self.metrics if self.validated == step else {}
+        self.saved = self.state.save(self.root, self.label, metrics)
+        self.kept = step
+        state.prune(self.root, self.label, self.config.checkpoint.keep_last)
+        self.journal.event("saved", step=step, checkpoint=str(self.saved.path))
+
+
+def cycle_of(config: Config, stage: str) -> tuple[str, ...]:
+    """The actions of one cycle in their order: the generator's come first, because the others learn from its output."""
+    if stage == "pretrain":
+        return ("generator",)
+    counts = config.alternating.model_dump()
+    if not config.model.discriminator.enabled:
+        counts["discriminator"] = 0
+    return tuple(name for name in ("generator", "discriminator", "detector") for _ in range(counts[name]))
+
+
+@torch.no_grad()
+def measure_margin(critics: Critics, data: TrainingData, device: torch.device) -> float:
+    """The identity hinge's margin: what two strangers among the training faces reach in one pair of twenty.
+
+    Where identities are not known, each face counts as somebody else's.
+    """
+    samples = data.samples.get(Kind.FACE)
+    if critics.recognizer is None or samples is None:
+        return 0.0
+    chosen = range(0, len(samples), max(1, len(samples) // MARGIN_FACES))
+    embed, size = critics.recognizer, critics.recognizer.input_size
+    embeddings = [
+        embed(identity.crop_faces(part.originals, part.thetas, size))
+        for part in _batches_of(data, list(chosen), device)
+    ]
+    names = [samples.rows[index].identity or f"face {samples.rows[index].annotation_id}" for index in chosen]
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
+    return identity.impostor_margin(
+        torch.cat(embeddings), torch.tensor([numbers[name] for name in names], device=device)
+    )
+
+
+def _batches_of(data: TrainingData, indices: list[int], device: torch.device, size: int = 32) -> Iterator[Batch]:
+    samples = data.samples[Kind.FACE]
+    for start in range(0, len(indices), size):
+        part = indices[start : start + size]
+        yield batches.assemble(samples, part, samples.masks[part], torch.empty(0), device)

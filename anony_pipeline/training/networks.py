@@ -1,0 +1,114 @@
+"""The networks of a training run: those that learn, and frozen critics that only the losses ask."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from anony_pipeline.config.schema import Config
+from anony_pipeline.models import lora
+from anony_pipeline.models.detector import Detector, load_shipped_detector
+from anony_pipeline.models.discriminator import Discriminator
+from anony_pipeline.models.features import FeatureNet, load_feature_net
+from anony_pipeline.models.generator import Generator, load_generator
+from anony_pipeline.models.reader import load_reader_twin
+from anony_pipeline.models.recognizer import RecognizerTwin, load_recognizer_twin
+from anony_pipeline.runtime import seeding
+from anony_pipeline.runtime.device import choose_dtype
+
+Made = TypeVar("Made")
+
+
+@dataclass(frozen=True)
+class Networks:
+    """What learns.
+
+    Attributes:
+        generator: Its adapters, or its named layers.
+        discriminator: None if it is switched off.
+        detector: All of it.
+    """
+
+    generator: Generator
+    discriminator: Discriminator | None
+    detector: Detector
+
+
+@dataclass(frozen=True)
+class Critics:
+    """What never learns. A critic whose loss has weight 0 is None, and costs nothing.
+
+    Attributes:
+        features: Maps for the perceptual distance: a frozen network, never one in training.
+        recognizer: The training recognizer's differentiable twin.
+        reader: The training reader's differentiable twin.
+        detector: A frozen copy of the detector as it was before training.
+    """
+
+    features: FeatureNet | None = None
+    recognizer: RecognizerTwin | None = None
+    reader: nn.Module | None = None
+    detector: Detector | None = None
+
+
+def load_networks(config: Config, device: torch.device) -> Networks:
+    """Load what learns. Fresh weights (adapters, discriminator) depend on the seed alone.
+
+    Raises:
+        WeightsError: If a model's weights are missing or damaged.
+        ConfigError: If a learnable layer is not there, or the precision can't run on the device.
+    """
+    generator = load_generator(config, device=device, dtype=choose_dtype(config.precision, device))
+    _seeded(config.seed, "adapters", lambda: lora.make_trainable(generator, config.model.finetune))
+    settings = config.model.discriminator
+    discriminator = (
+        _seeded(config.seed, "discriminator", lambda: Discriminator(settings.channels)).to(device)
+        if settings.enabled
+        else None
+    )
+    detector = load_shipped_detector(device=str(device)).requires_grad_(True)
+    return Networks(generator.train(), discriminator, detector)
+
+
+def load_critics(config: Config, device: torch.device) -> Critics:
+    """Load the critics whose losses have a weight.
+
+    Raises:
+        WeightsError: If a critic's weights are missing or damaged.
+    """
+    weights = config.loss
+    reads = weights.reading_weight > 0 or weights.read_suppress_weight > 0
+    where = str(device)
+    sources: dict[str, Any] = {
+        "weights_dir": Path(config.paths.weights),
+        "offline": config.model.offline,
+        "device": where,
+    }
+    return Critics(
+        features=load_feature_net(device=where) if weights.perceptual_weight > 0 else None,
+        recognizer=load_recognizer_twin(config.judges.recognizer, **sources)
+        if weights.id_suppress_weight > 0
+        else None,
+        reader=load_reader_twin(config.judges.reader, **sources) if reads else None,
+        detector=load_shipped_detector(device=where) if weights.detection_weight > 0 else None,
+    )
+
+
+def trainable(networks: Networks) -> dict[str, dict[str, nn.Parameter]]:
+    """The weights that learn, by network and by name."""
+    found = {
+        "generator": lora.trainable_parameters(networks.generator),
+        "detector": dict(networks.detector.named_parameters()),
+    }
+    if networks.discriminator is not None:
+        found["discriminator"] = dict(networks.discriminator.named_parameters())
+    return found
+
+
+def _seeded(seed: int, stream: str, make: Callable[[], Made]) -> Made:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seeding.seed_for(seed, stream))
+        return make()

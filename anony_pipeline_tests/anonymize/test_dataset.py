@@ -1,0 +1,88 @@
+"""A whole set, anonymized: every image, every label but who it was, and also what no label says."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import yaml
+
+from anony_pipeline.anonymize import dataset
+from anony_pipeline.config import loading
+from anony_pipeline.datasets import coco
+from anony_pipeline.errors import PrivacyError
+from anony_pipeline.ops import images
+from anony_pipeline.structures.regions import Kind, Region
+
+LABELLED, UNLABELLED = (5, 5, 25, 15), (35, 20, 45, 30)
+
+
+class Blackout:
+    """An anonymizer that fills boxes black, with a detector that knows where everything is."""
+
+    policy = SimpleNamespace(threshold=0.3)
+
+    @staticmethod
+    def detect(pictures, _threshold):
+        found = [Region(Kind.PLATE, LABELLED), Region(Kind.FACE, UNLABELLED), Region(Kind.PLATE, UNLABELLED)]
+        return [found for _ in pictures]
+
+    @staticmethod
+    def anonymize_batch(jobs):
+        done = []
+        for job in jobs:
+            picture = job.image_rgb.copy()
+            for region in job.regions:
+                x_min, y_min, x_max, y_max = map(int, region.box_xyxy)
+                picture[y_min:y_max, x_min:x_max] = 0
+            rows = [SimpleNamespace(kind=region.kind, method="solid") for region in job.regions]
+            done.append(SimpleNamespace(image_rgb=picture, rows=rows))
+        return done
+
+
+@pytest.fixture
+def config(tmp_path, monkeypatch):
+    monkeypatch.setattr(dataset, "load_anonymizer", lambda *_: Blackout())
+    file = tmp_path / "experiment.yaml"
+    source = {"name": "s", "layout": "pp4av", "root": "raw", "exhaustive": ["license_plate"]}
+    file.write_text(yaml.safe_dump({"paths": {"unified": "unified"}, "data": {"sources": [source]}}))
+    for split in ("train", "val"):
+        picture = np.full((40, 60, 3), 200, np.uint8)
+        images.write(tmp_path / "raw" / f"{split}.png", picture)
+        image = {"id": 1, "file_name": f"{split}.png", "source": "s", "width": 60, "height": 40}
+        image["not_exhaustive_category_ids"] = [1]
+        label = {"id": 1, "image_id": 1, "category_id": 2, "bbox": [5, 5, 20, 10], "area": 200, "iscrowd": 0}
+        label |= {"identity": "plate-1", "serial": "AB-123-CD"}
+        coco.save(
+            tmp_path / "unified" / f"unified_{split}.json", {"sources": {"s": {"root": "../raw"}}}, [image], [label]
+        )
+    return loading.load([file])
+
+
+def test_every_image_is_written_with_its_labels_and_loads_again(config, tmp_path):
+    report = dataset.anonymize_dataset(config, tmp_path / "checkpoint", tmp_path / "out")
+    assert report.images == 2
+    for split in ("train", "val"):
+        again = coco.load(tmp_path / "out" / f"unified_{split}.json")
+        picture = images.read(again.image_file(again.images[0]))
+        assert not picture[5:15, 5:25].any()
+        assert [label["bbox"] for label in again.annotations] == [[5, 5, 20, 10]]
+
+
+def test_who_it_was_is_not_in_the_labels(config, tmp_path):
+    dataset.anonymize_dataset(config, tmp_path / "checkpoint", tmp_path / "out")
+    text = (tmp_path / "out" / "unified_train.json").read_text()
+    assert "AB-123-CD" not in text
+    assert "identity" not in json.loads(text)["annotations"][0]
+
+
+def test_what_is_unlabelled_is_looked_for_where_labels_may_be_missing_and_only_there(config, tmp_path):
+    report = dataset.anonymize_dataset(config, tmp_path / "checkpoint", tmp_path / "out")
+    assert report.found == 2, "one face an image; plates are labelled exhaustively"
+    assert dict(report.regions) == {"license_plate solid": 2, "face solid": 2}
+    assert not images.read(tmp_path / "out/s/train.png")[20:30, 35:45].any()
+
+
+def test_originals_are_never_written_over(config, tmp_path):
+    with pytest.raises(PrivacyError, match="where the originals lie"):
+        dataset.anonymize_dataset(config, tmp_path / "checkpoint", tmp_path / "raw")

@@ -1,0 +1,197 @@
+import json
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools.coco import COCO
+
+from anony_pipeline.anonymize import folder
+from anony_pipeline.anonymize.anonymizer import Anonymizer
+from anony_pipeline.anonymize.loading import Checkpoint, open_checkpoint
+from anony_pipeline.anonymize.policy import Policy
+from anony_pipeline.anonymize.verifying import Verifier
+from anony_pipeline.errors import CheckpointError, DatasetError, MediaError, PrivacyError
+from anony_pipeline.structures.regions import Kind, Region
+
+IMAGE = np.random.default_rng(0).integers(0, 255, (60, 80, 3)).astype(np.uint8)
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """A checkpoint whose detector finds one face in each image, and whose policy is solid."""
+    used = []
+
+    def load(checkpoint, device, *, threshold=None):
+        used.append(threshold)
+        detect = lambda images, threshold: [[Region(Kind.FACE, (10, 10, 30, 40), score=0.8)] for _ in images]  # noqa: E731
+        return Anonymizer(None, Verifier(None, None, 0.4), detect=detect, policy=Policy(treatment="solid"))
+
+    monkeypatch.setattr(folder, "open_checkpoint", lambda path: Checkpoint(path, None, {}, "c" * 64))
+    monkeypatch.setattr(folder, "load_anonymizer", load)
+    return used
+
+
+@pytest.fixture
+def source(tmp_path):
+    root = tmp_path / "in"
+    for name in ("a.png", "deep/b.png", "deep/er/c.jpg"):
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(path), IMAGE)
+    (root / "notes.txt").write_text("no image")
+    return root
+
+
+def test_the_tree_is_mirrored_with_ledger_labels_and_report(opened, source, tmp_path):
+    report = folder.anonymize_folder([source], tmp_path / "ckpt", tmp_path / "out")
+    assert report.written == ["a.png", "deep/b.png", "deep/er/c.jpg"]
+    assert (report.exit_status, dict(report.regions)) == (0, {"face solid": 3})
+    out = cv2.imread(str(tmp_path / "out" / "deep" / "b.png"))
+    changed = (out != IMAGE).any(axis=2)
+    assert changed[10:40, 10:30].mean() > 0.99
+    assert not changed[:, 40:].any()
+    found = COCO(str(tmp_path / "out" / "annotations.json"))
+    assert len(found.getAnnIds()) == 3
+    assert found.loadAnns(1)[0]["bbox"] == [10, 10, 20, 30]
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["exit_status"] == 0
+    assert len((tmp_path / "out" / "ledger.jsonl").read_text().splitlines()) == 1 + 2 * 3
+
+
+def test_a_second_run_finds_everything_finished(opened, source, tmp_path):
+    folder.anonymize_folder([source], tmp_path / "ckpt", tmp_path / "out")
+    before = (tmp_path / "out" / "ledger.jsonl").read_bytes()
+    again = folder.anonymize_folder([source], tmp_path / "ckpt", tmp_path / "out")
+    assert (again.written, len(again.skipped)) == ([], 3)
+    assert (tmp_path / "out" / "ledger.jsonl").read_bytes() == before
+    assert len(opened) == 1
+
+
+def test_a_broken_off_run_is_continued(opened, source, tmp_path):
+    folder.anonymize_folder([source], tmp_path / "ckpt", tmp_path / "out")
+    whole = (tmp_path / "out" / "annotations.json").read_bytes()
+    ledger = tmp_path / "out" / "ledger.jsonl"
+    lines = ledger.read_text().splitlines(keepends=True)
+    ledger.write_text("".join(lines[:4]) + '{"image": "deep/er')
+    (tmp_path / "out" / "a.png").unlink()
+    report = folder.anonymize_folder([source], tmp_path / "ckpt", tmp_path / "out")
+    assert sorted(report.written) == ["a.png", "deep/b.png", "deep/er/c.jpg"]
+    assert sorted(ledger.read_text().splitlines()) == sorted(line.strip() for line in lines)
+    assert (tmp_path / "out" / "annotations.json").read_bytes() == whole
+
+
+def test_a_broken_image_is_named_and_nothing_is_written_for_it(opened, source, tmp_path):
+    (source / "bad.jpg").write_bytes((source / "deep/er/c.jpg").read_bytes()[:300])
+    report = folder.anonymize_folder([source], tmp_path / "ckpt", tmp_path / "out")
+    assert report.exit_status == 1
+    assert [(p.image, p.reason) for p in report.problems] == [("bad.jpg", "the JPEG file is truncated")]
+    assert not (tmp_path / "out" / "bad.jpg").exists()
+    assert len(report.written) == 3
+
+
+def test_a_dry_run_writes_nothing(opened, source, tmp_path):
+    report = folder.anonymize_folder([source], tmp_path / "ckpt", tmp_path / "out", dry_run=True)
+    assert report.written == ["a.png", "deep/b.png", "deep/er/c.jpg"]
+    assert not (tmp_path / "out").exists()
+    assert opened == []
+
+
+@pytest.mark.parametrize("output", ["in", "in/anonymized", "."], ids=["same", "inside", "around"])
+def test_an_output_where_the_originals_lie_is_refused(opened, source, tmp_path, output):
+    with pytest.raises(PrivacyError, match="where the originals lie"):
+        folder.anonymize_folder([source], tmp_path / "ckpt", tmp_path / output)
+
+
+def test_the_same_folder_by_another_name_is_refused_too(opened, source, tmp_path):
+    (tmp_path / "link").symlink_to(source)
+    with pytest.raises(PrivacyError, match="where the originals lie"):
+        folder.anonymize_folder([source], tmp_path / "ckpt", tmp_path / "link")
+    with pytest.raises(PrivacyError, match="where the originals lie"):
+        folder.anonymize_folder([source / "a.png"], tmp_path / "ckpt", source)
+
+
+def test_an_output_of_another_checkpoint_is_not_continued(opened, source, tmp_path, monkeypatch):
+    folder.anonymize_folder([source], tmp_path / "ckpt", tmp_path / "out")
+    monkeypatch.setattr(folder, "open_checkpoint", lambda path: Checkpoint(path, None, {}, "d" * 64))
+    with pytest.raises(PrivacyError, match="anonymized otherwise"):
+        folder.anonymize_folder([source], tmp_path / "ckpt", tmp_path / "out")
+
+
+def test_places_and_cameras_in_the_metadata_do_not_come_out(opened, tmp_path):
+    exif = Image.Exif()
+    exif[0x010F] = "Camera"
+    exif.get_ifd(0x8825)[1] = "N"
+    source = tmp_path / "in" / "gps.jpg"
+    source.parent.mkdir()
+    Image.fromarray(IMAGE).save(source, exif=exif)
+    assert Image.open(source).getexif()
+    folder.anonymize_folder([source], tmp_path / "ckpt", tmp_path / "out")
+    assert not Image.open(tmp_path / "out" / "gps.jpg").getexif()
+
+
+def boxes_file(tmp_path, **changes):
+    document = {
+        "info": {"year": 2024},
+        "images": [{"id": 7, "file_name": "deep/b.png", "width": 80, "height": 60} | changes],
+        "annotations": [{"id": 3, "image_id": 7, "category_id": 5, "bbox": [40, 20, 20, 10], "extra": "kept"}],
+        "categories": [{"id": 5, "name": "license_plate"}],
+    }
+    path = tmp_path / "boxes.json"
+    path.write_text(json.dumps(document))
+    return path, document
+
+
+def test_given_boxes_are_replaced_and_given_back_unchanged(opened, source, tmp_path):
+    path, document = boxes_file(tmp_path)
+    report = folder.anonymize_folder([source], tmp_path / "ckpt", tmp_path / "out", boxes=path)
+    assert report.written == ["deep/b.png"]
+    assert [p.image for p in report.problems] == ["a.png", "deep/er/c.jpg"]
+    assert report.exit_status == 1
+    assert json.loads((tmp_path / "out" / "annotations.json").read_text()) == document
+    changed = (cv2.imread(str(tmp_path / "out" / "deep/b.png")) != IMAGE).any(axis=2)
+    assert changed[20:30, 40:60].mean() > 0.99
+    assert not changed[:, :30].any()
+
+
+def test_boxes_for_an_image_of_another_size_are_refused(opened, source, tmp_path):
+    path, _ = boxes_file(tmp_path, width=160)
+    report = folder.anonymize_folder([source / "deep"], tmp_path / "ckpt", tmp_path / "out", boxes=path)
+    assert "another size" in report.problems[0].reason
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"images": []}'], ids=["empty", "list", "incomplete"])
+def test_a_boxes_file_that_is_no_coco_is_refused(opened, source, tmp_path, text):
+    path = tmp_path / "boxes.json"
+    path.write_text(text)
+    with pytest.raises(DatasetError, match="boxes can't be read"):
+        folder.anonymize_folder([source], tmp_path / "ckpt", tmp_path / "out", boxes=path)
+
+
+def test_two_folders_keep_their_names_and_equal_names_are_refused(opened, source, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    cv2.imwrite(str(other / "a.png"), IMAGE)
+    report = folder.anonymize_folder([source, other], tmp_path / "ckpt", tmp_path / "out")
+    assert "in/a.png" in report.written
+    assert "other/a.png" in report.written
+    with pytest.raises(MediaError, match="two images would get one name"):
+        folder.anonymize_folder([source / "a.png", other / "a.png"], tmp_path / "ckpt", tmp_path / "out2")
+
+
+def test_nothing_to_do_is_an_error(opened, tmp_path):
+    (tmp_path / "in").mkdir()
+    with pytest.raises(MediaError, match="no image to anonymize"):
+        folder.anonymize_folder([tmp_path / "in"], tmp_path / "ckpt", tmp_path / "out")
+    with pytest.raises(MediaError, match="not there"):
+        folder.anonymize_folder([tmp_path / "gone.png"], tmp_path / "ckpt", tmp_path / "out")
+
+
+def test_a_folder_without_a_manifest_is_no_checkpoint(tmp_path):
+    with pytest.raises(CheckpointError, match="no such checkpoint"):
+        open_checkpoint(tmp_path / "step_000001")
+    (tmp_path / "step_000001").mkdir()
+    with pytest.raises(CheckpointError, match="no manifest"):
+        open_checkpoint(tmp_path / "step_000001")
+    (tmp_path / "step_000001" / "manifest.json").write_text('{"format": "other", "files": {}}')
+    with pytest.raises(CheckpointError, match="no checkpoint of this version"):
+        open_checkpoint(tmp_path / "step_000001")

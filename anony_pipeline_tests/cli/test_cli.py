@@ -1,0 +1,231 @@
+"""The command line: thin, quick to answer, and clear about what was wrong."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import yaml
+from rich.console import Console
+from typer.testing import CliRunner
+
+from anony_pipeline import cli, project
+from anony_pipeline.config import loading
+
+COMMANDS = (
+    "doctor",
+    "init",
+    "demo",
+    "scorecard",
+    "streetscape",
+    "unify",
+    "plan",
+    "train",
+    "evaluate",
+    "anonymize",
+    "colab-paths",
+    "reap",
+    "purge",
+)
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(cli.app, [str(part) for part in arguments])
+
+
+def process(*arguments, cwd=None):
+    command = [sys.executable, "-W", "ignore", "-m", "anony_pipeline", *(str(part) for part in arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False)
+
+
+def pp4av(folder):
+    """Two frames with a plate each, in PP4AV's layout."""
+    from PIL import Image
+
+    for i in range(2):
+        for part in ("images/paris", "annotations/paris"):
+            (folder / part).mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (64, 48), (10 * i, 90, 90)).save(folder / f"images/paris/{i}.jpg")
+        (folder / f"annotations/paris/{i}.txt").write_text("1 0.5 0.5 0.25 0.125\n")
+    return folder
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(command):
+    result = invoke(command, "--help")
+    assert result.exit_code == 0
+    assert "Usage" in result.output
+
+
+def test_the_documented_commands_are_all_there():
+    assert {command.name or command.callback.__name__ for command in cli.app.registered_commands} == set(COMMANDS)
+
+
+def test_the_version_is_the_packages():
+    from anony_pipeline import __version__
+
+    assert invoke("--version").output.strip() == __version__
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["train", "--help"], ["doctor"], ["unify", "--pp4av", "{data}", "--output", "{out}"]]
+)
+def test_torch_is_not_loaded_for(arguments, tmp_path):
+    pp4av(tmp_path / "data")
+    filled = [part.format(data=tmp_path / "data", out=tmp_path / "out") for part in arguments]
+    code = (
+        "import sys\nfrom anony_pipeline import cli\n"
+        f"sys.argv = ['anony', *{filled}]\n"
+        "try:\n    cli.main()\nexcept SystemExit:\n    pass\n"
+        "print('LOADED', sorted({'torch', 'diffusers', 'dagster'} & set(sys.modules)))"
+    )
+    run = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip().endswith("LOADED []")
+
+
+def test_an_error_that_the_user_can_mend_has_no_traceback(tmp_path):
+    run = process("plan", "--config", tmp_path / "none.yaml")
+    assert run.returncode == cli.EXIT_USER_ERROR
+    assert run.stdout == ""
+    assert "there is no such configuration file" in run.stderr
+    assert "Traceback" not in run.stderr
+
+
+def test_all_mistakes_of_a_configuration_are_printed(tmp_path):
+    file = tmp_path / "bad.yaml"
+    file.write_text("sed: 1\nface_steps: 9\n")
+    run = process("train", "--config", file)
+    assert run.returncode == cli.EXIT_USER_ERROR
+    assert "did you mean seed?" in run.stderr
+    assert "face_steps" in run.stderr
+
+
+def test_unify_writes_the_set_and_says_what_is_in_it(tmp_path):
+    result = invoke("unify", "--pp4av", pp4av(tmp_path / "data"), "--output", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["boxes"] == 2
+    assert "pp4av" in result.output
+
+
+def test_unify_wants_at_least_one_source(tmp_path):
+    result = invoke("unify", "--output", tmp_path)
+    assert result.exit_code == 2
+    assert "--widerface DIR" in result.output
+
+
+def test_init_copies_what_is_needed_and_never_overwrites(tmp_path):
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "demo.yaml").write_text("mine")
+    assert invoke("init", tmp_path).exit_code == 0
+    assert (tmp_path / "configs/demo.yaml").read_text() == "mine"
+    assert (tmp_path / "workspace.yaml").is_file()
+    assert (tmp_path / "dagster.yaml").is_file()
+    assert loading.load([tmp_path / "configs/smoke.yaml"]).paths.outputs == str(tmp_path / "outputs/smoke")
+
+
+def test_configurations_are_found_from_the_working_folder_first(tmp_path, monkeypatch):
+    project.copy_to(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert project.find("configs/demo.yaml") == str(tmp_path / "configs/demo.yaml")
+    with pytest.raises(Exception, match=r"no such configuration file(.|\n)*configs/demo\.yaml"):
+        project.find("configs/none.yaml")
+
+
+class TestColabPaths:
+    """`anony colab-paths` finds the data and writes an overlay that loads."""
+
+    @pytest.fixture
+    def runtime(self, tmp_path, monkeypatch):
+        project.copy_to(tmp_path)
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "drive").mkdir()
+        return tmp_path
+
+    def overlay(self, runtime, *arguments):
+        result = invoke("colab-paths", "--drive", runtime / "drive", *arguments)
+        assert result.exit_code == 0, result.output + str(result.exception)
+        layers = [runtime / "configs/planB_colab.yaml", runtime / "configs/paths_colab.yaml"]
+        return loading.load(layers)
+
+    def test_unified_files_come_first(self, runtime):
+        for folder in ("drive/data/unified", "data/raw/widerface", "data/raw/pp4av"):
+            (runtime / folder).mkdir(parents=True)
+        for name in ("unified_train.json", "unified_val.json"):
+            (runtime / "drive/data/unified" / name).write_text("{}")
+        config = self.overlay(runtime)
+        assert config.paths.unified == str(runtime / "drive/data/unified")
+        assert config.paths.outputs == str(runtime / "drive/outputs/planB_colab")
+
+    def test_otherwise_the_sources_are_merged(self, runtime):
+        (runtime / "data/raw/widerface").mkdir(parents=True)
+        (runtime / "drive/data/pp4av").mkdir(parents=True)
+        config = self.overlay(runtime)
+        assert [source.root for source in config.data.sources] == [
+            str(runtime / "data/raw/widerface"),
+            str(runtime / "drive/data/pp4av"),
+        ]
+        assert config.data.sources[1].plate_styles["paris"] == "FR"
+
+    @pytest.mark.parametrize(
+        ("mode", "message"), [("auto", "data set widerface is nowhere"), ("unified", "unified files are nowhere")]
+    )
+    def test_data_that_is_nowhere_is_named_with_the_places(self, runtime, mode, message):
+        run = process("colab-paths", "--drive", runtime / "drive", "--mode", mode, cwd=runtime)
+        assert run.returncode == cli.EXIT_USER_ERROR
+        assert message in run.stderr
+
+
+def test_purge_removes_private_folders_and_nothing_else(tmp_path, monkeypatch):
+    from anony_pipeline.storage import private
+
+    private.folder(tmp_path / "data/targets", retention_days=30, holds="crops")
+    private.folder(tmp_path / "outputs/x/private", retention_days=30, holds="crops")
+    (tmp_path / "outputs/x/scorecard.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    assert "0 private folders" in invoke("purge").output
+    assert "2 private folders" in invoke("purge", "--all").output
+    assert (tmp_path / "outputs/x/scorecard.json").exists()
+
+
+def test_plan_refuses_what_cannot_run_and_says_why(tmp_path, monkeypatch):
+    monkeypatch.setattr(cli, "out", Console(width=400))
+    layer = tmp_path / "layer.yaml"
+    layer.write_text(yaml.safe_dump({"model": {"offline": True}, "device": "cpu", "precision": "fp16"}))
+    base = project.find("configs/planB_colab.yaml")
+    result = invoke("plan", "--config", base, "--config", layer, "--set", f"paths.weights={tmp_path}")
+    assert result.exit_code == 1
+    flat = " ".join(result.output.split())
+    assert "fp16 needs a GPU" in flat
+    assert "sd2-inpainting is not here" in flat
+
+
+def test_doctor_names_what_is_missing(monkeypatch, tmp_path):
+    from anony_pipeline import doctor
+
+    monkeypatch.setattr(doctor, "_requirements", lambda: ["numpy", "no-such-package"])
+    monkeypatch.setattr(doctor, "SHIPPED_WEIGHTS", tmp_path)
+    monkeypatch.setenv("DAGSTER_HOME", "relative")
+    result = invoke("doctor")
+    assert result.exit_code == 1
+    bad = [line for line in result.output.splitlines() if "missing" in line]
+    assert any("no-such-package" in line for line in bad)
+    assert any("shipped weights" in line for line in bad)
+    assert any("DAGSTER_HOME" in line for line in bad)
+
+
+def test_doctor_notices_two_builds_of_opencv(monkeypatch):
+    from anony_pipeline import doctor
+
+    monkeypatch.setattr(doctor, "_version_of", lambda name: "5.0" if name in doctor.OPENCV_BUILDS[:2] else None)
+    finding = doctor._opencv()
+    assert not finding.fine
+    assert "pip uninstall -y opencv-python opencv-python-headless" in finding.do
+
+
+def test_doctor_notices_an_xformers_of_another_torch(monkeypatch):
+    from anony_pipeline import doctor
+
+    monkeypatch.setattr(doctor, "_version_of", {"xformers": "0.0.35", "torch": "2.9.1+cpu"}.get)
+    assert not doctor._xformers().fine
+    monkeypatch.setattr(doctor, "_version_of", {"xformers": "0.0.35", "torch": "2.10.0+cu128"}.get)
+    assert doctor._xformers().fine

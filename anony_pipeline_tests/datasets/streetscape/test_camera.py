@@ -1,0 +1,54 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from anony_pipeline.datasets.streetscape import camera
+from anony_pipeline.datasets.streetscape.camera import Camera
+
+
+def test_a_perfect_camera_only_encodes():
+    light = np.random.default_rng(0).uniform(0, 0.5, (8, 9, 3)).astype(np.float32)
+    picture = camera.develop(light, Camera(), np.random.default_rng(0))
+    np.testing.assert_array_equal(picture, (camera.encode(light) * 255 + 0.5).astype(np.uint8))
+
+
+@given(st.floats(0, 0.05))
+def test_decoding_undoes_encoding_of_dim_light(value):
+    encoded = np.rint(camera.encode(np.float32([value])) * 255).astype(np.uint8)
+    assert camera.decode(encoded)[0] == pytest.approx(value, abs=0.004)
+
+
+@given(st.floats(1.01, 15), st.floats(-180, 180))
+def test_motion_spreads_light_without_losing_any(length, degrees):
+    kernel = camera._motion_kernel(length, degrees)
+    assert kernel.sum() == pytest.approx(1, abs=1e-5)
+    assert kernel.min() >= 0
+
+
+def test_noise_has_the_strength_that_the_camera_says():
+    gray = np.full((200, 200, 3), 0.19, np.float32)
+    picture = camera.develop(gray, Camera(noise=0.03), np.random.default_rng(1)) / 255
+    factor = 1.5 - camera.encode(gray)[0, 0, 0]
+    assert picture.std() == pytest.approx(0.03 * factor * np.sqrt(0.6**2 + 2 * 0.6 * 0.4 / 3 + 0.4**2), rel=0.06)
+
+
+def test_demo_cameras_are_darker_and_noisier_than_base_cameras():
+    draws = {
+        family: [
+            camera.sample_camera(rng, family, camera.sample_time(rng, family), 128)
+            for rng in map(np.random.default_rng, range(300))
+        ]
+        for family in ("base", "demo")
+    }
+    noise = {family: np.mean([one.noise for one in cameras]) for family, cameras in draws.items()}
+    quality = {family: np.mean([one.jpeg_quality for one in cameras]) for family, cameras in draws.items()}
+    assert noise["demo"] > 1.5 * noise["base"]
+    assert quality["demo"] < quality["base"] - 8
+
+
+@pytest.mark.parametrize("time", camera.TIMES)
+def test_lights_point_from_unit_directions(time):
+    light = camera.sample_light(np.random.default_rng(0), time)
+    assert np.linalg.norm(light.direction) == pytest.approx(1)
+    assert min(*light.sun_rgb, *light.sky_rgb, *light.ground_rgb) > 0

@@ -1,0 +1,75 @@
+import numpy as np
+import pytest
+
+from anony_pipeline.datasets.streetscape import surfaces
+from anony_pipeline.datasets.streetscape.surfaces import Light, Surface, View
+
+FRONT = Light((0.0, 0.0, 1.0), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), (0.0, 0.0, 0.0))
+FAR = 1e4
+
+
+def sphere(radius=1.0, center=(0, 0, 0), color=0.5):
+    polar = np.linspace(0, np.pi, 90)[:, None]
+    azimuth = np.linspace(-np.pi, np.pi, 120)[None]
+    points = radius * np.stack(
+        [np.sin(polar) * np.sin(azimuth), np.cos(polar) + 0 * azimuth, np.sin(polar) * np.cos(azimuth)]
+    )
+    points = (points + np.array(center)[:, None, None]).astype(np.float32)
+    return Surface(points, np.full(points.shape, color, np.float32))
+
+
+def view(size=96, scale=30.0, supersample=2.0):
+    return View((size, size), scale, (size / 2, size / 2), FAR, supersample)
+
+
+@pytest.mark.parametrize("supersample", [1.0, 1.5, 2.0])
+@pytest.mark.parametrize("scale", [6.0, 15.0, 40.0])
+def test_a_sphere_covers_a_disc_without_holes(scale, supersample):
+    drawn = surfaces.render([sphere()], view(scale=scale, supersample=supersample), FRONT)
+    assert drawn.alpha.sum() == pytest.approx(np.pi * scale**2, rel=0.15 if scale * supersample < 10 else 0.08)
+    middle = slice(48 - int(scale / 2), 48 + int(scale / 2))
+    assert (drawn.alpha[middle, middle] == 1).all()
+
+
+def test_a_sphere_lit_from_the_eye_shades_by_lamberts_cosine():
+    drawn = surfaces.render([sphere(color=1.0)], view(), FRONT)
+    x = np.arange(-20, 21)
+    expected = np.sqrt(1 - (x / 30.0) ** 2)
+    np.testing.assert_allclose(drawn.rgb[47, x + 47, 0], expected, atol=0.06)
+
+
+def test_normals_of_a_sphere_are_its_points():
+    ball = sphere()
+    normals = surfaces.normals_of(ball.points)
+    np.testing.assert_allclose(normals[:, 5:-5], ball.points[:, 5:-5], atol=0.03)
+
+
+def test_the_nearer_surface_hides_the_farther():
+    near, far = sphere(0.5, (0, 0, 2), color=0.9), sphere(1.0, color=0.1)
+    for order in ([near, far], [far, near]):
+        drawn = surfaces.render(order, view(), FRONT)
+        assert drawn.rgb[47, 47, 0] > 0.7
+
+
+def test_what_stands_before_the_light_casts_a_shadow():
+    ground = sphere(1.5, (0, -1.2, 0), color=1.0)
+    lamp = Light((0.0, 1.0, 0.001), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), (0.0, 0.0, 0.0))
+    alone = surfaces.render([ground], view(scale=20), lamp)
+    shaded = surfaces.render([ground, sphere(0.4, (0, 1.6, 0.6))], view(scale=20), lamp)
+    # Just below the ground's rim toward the viewer, under the small ball.
+    row = int(48 - 20 * (-1.2 + np.sqrt(1.5**2 - 0.6**2))) + 2
+    assert alone.rgb[row, 48, 0] > 0.5
+    assert shaded.rgb[row, 48, 0] < 0.3 * alone.rgb[row, 48, 0]
+
+
+def test_rotating_is_a_matrix_product():
+    rng = np.random.default_rng(0)
+    rotation, points = np.linalg.qr(rng.normal(size=(3, 3)))[0], rng.normal(size=(3, 4, 5)).astype(np.float32)
+    np.testing.assert_allclose(
+        surfaces.rotated(points, rotation), np.einsum("ij,jrc->irc", rotation, points), rtol=1e-5, atol=1e-6
+    )
+
+
+def test_what_is_outside_the_canvas_draws_nothing():
+    drawn = surfaces.render([sphere(center=(50, 0, 0))], view(), FRONT)
+    assert drawn.alpha.max() == 0

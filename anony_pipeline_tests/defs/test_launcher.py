@@ -1,0 +1,92 @@
+"""A trainer in its own process group: its events arrive while it runs, and nothing of it survives a stop."""
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from anony_pipeline.defs import launcher
+
+TRAINER = """
+import json, os, signal, subprocess, sys, time
+events, folder = os.environ["ANONY_EVENTS"], sys.argv[1]
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+open(f"{folder}/pids", "w").write(f"{os.getpid()} {child.pid}")
+
+def stop(*_):
+    open(f"{folder}/saved", "w").write("checkpoint")
+    sys.exit(130)
+
+signal.signal(signal.SIGTERM, stop)
+for step in range(int(sys.argv[2])):
+    with open(events, "a") as file:
+        file.write(json.dumps({"event": "step", "step": step}) + "\\n")
+    time.sleep(0.05)
+child.kill()
+sys.exit(int(sys.argv[3]))
+"""
+
+
+def alive(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return "Z" not in Path(f"/proc/{pid}/stat").read_text().split(")")[1].split()[0]
+
+
+def run(folder, on_event, *, steps, code=0, grace=5.0):
+    events = folder / "events.jsonl"
+    events.touch()
+    command = [sys.executable, "-c", TRAINER, str(folder), str(steps), str(code)]
+    return launcher._run(command, {**os.environ, "ANONY_EVENTS": str(events)}, events, on_event, grace)
+
+
+def test_events_arrive_in_order_and_the_last_one_is_returned(tmp_path):
+    seen = []
+    last = run(tmp_path, seen.append, steps=5)
+    assert [event["step"] for event in seen] == [0, 1, 2, 3, 4]
+    assert last == seen[-1]
+
+
+@pytest.mark.parametrize(("code", "retried"), [(1, False), (2, False), (137, True)])
+def test_only_what_can_pass_on_a_second_try_is_retried(tmp_path, code, retried):
+    with pytest.raises(dg.Failure, match=f"exit code {code}") as caught:
+        run(tmp_path, lambda _: None, steps=1, code=code)
+    assert caught.value.allow_retries is retried
+
+
+def test_a_stop_lets_the_trainer_save_and_leaves_no_process(tmp_path):
+    def interrupt(_):
+        raise dg.DagsterExecutionInterruptedError
+
+    with pytest.raises(dg.DagsterExecutionInterruptedError):
+        run(tmp_path, interrupt, steps=1000)
+    assert (tmp_path / "saved").read_text() == "checkpoint"
+    assert not any(alive(int(pid)) for pid in (tmp_path / "pids").read_text().split())
+
+
+def test_a_trainer_that_ignores_the_stop_is_killed_after_its_grace(tmp_path):
+    import subprocess
+
+    code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(1, flush=True); time.sleep(60)"
+    process = subprocess.Popen([sys.executable, "-c", code], start_new_session=True, stdout=subprocess.PIPE)
+    process.stdout.readline()
+    begin = time.monotonic()
+    launcher.stop_group(process, grace_seconds=0.5)
+    assert process.returncode == -signal.SIGKILL
+    assert time.monotonic() - begin < 5
+
+
+def test_half_a_line_is_read_when_it_is_whole(tmp_path):
+    file = tmp_path / "events"
+    file.write_text('{"a": 1}\n{"b"')
+    with file.open() as lines:
+        assert list(launcher._whole_lines(lines)) == [{"a": 1}]
+        with file.open("a") as more:
+            more.write(": 2}\n")
+        assert list(launcher._whole_lines(lines)) == [{"b": 2}]

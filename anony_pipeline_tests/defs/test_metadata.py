@@ -1,0 +1,72 @@
+"""Metadata: numbers under stable names, small pictures, no long tables."""
+
+import base64
+import dataclasses
+
+import numpy as np
+
+from anony_pipeline.defs import metadata
+from anony_pipeline.evaluation.schema import Row, figure, null
+from anony_pipeline.ops import images
+
+
+@dataclasses.dataclass
+class Inner:
+    faces: int
+
+
+@dataclasses.dataclass
+class Report:
+    images: int
+    share: float
+    note: str
+    by_kind: Inner
+    bad: float = float("nan")
+    flag: bool = True
+
+
+def test_numbers_come_under_their_names_and_nothing_else_does():
+    assert metadata.numbers(Report(3, 0.5, "x", Inner(2))) == {"images": 3, "share": 0.5, "by_kind/faces": 2}
+
+
+def test_a_noisy_picture_is_shrunk_until_it_fits():
+    noise = np.random.default_rng(0).integers(0, 256, (1500, 1500, 3), dtype=np.uint8)
+    text = metadata.picture(noise, "noise").value
+    head, data = text.split("base64,")
+    assert head == "![noise](data:image/jpeg;"
+    assert len(data) <= metadata.PICTURE_BYTES + 1
+    shown = images.decode(base64.b64decode(data[:-1]))
+    assert shown.shape[0] == shown.shape[1] > 200
+
+
+def test_a_sheet_shows_every_picture_in_its_cell():
+    colors = [np.full((10, 20, 3), value, np.uint8) for value in (10, 20, 30)]
+    page = metadata.sheet(colors, cell_hw=(8, 16), columns=2)
+    assert [page[4, 8, 0], page[4, 26, 0], page[14, 8, 0], page[14, 26, 0]] == [10, 20, 30, 255]
+
+
+def test_a_long_table_is_cut():
+    table = metadata.table([{"row": i, "none": None} for i in range(200)])
+    assert len(table.value.records) == metadata.TABLE_ROWS
+
+
+def test_rows_may_lack_columns():
+    records = metadata.table([{"a": 1}, {"b": 2}]).value.records
+    assert [record.data for record in records] == [{"a": 1, "b": ""}, {"a": "", "b": 2}]
+    assert metadata.table([]).value == "no rows"
+
+
+def test_a_figure_that_is_null_shows_its_reason():
+    row = Row(
+        method="anonymizer",
+        boxes="detected",
+        panel="held_out",
+        slice="overall",
+        figures={"fid": figure("fid", 3.5), "kid": null("kid", "too few")},
+    )
+    assert metadata.of_row(row, ["fid", "kid", "coverage"]) == {
+        "fid": 3.5,
+        "kid/reason": "too few",
+        "coverage/reason": "not in the scorecard",
+    }
+    assert metadata.of_row(None, ["fid"]) == {"fid/reason": "not in the scorecard"}

@@ -1,0 +1,57 @@
+"""What a killed run holds is freed, and what is alive is left alone."""
+
+import os
+import subprocess
+import sys
+
+import dagster as dg
+from dagster._core.events import EngineEventData
+
+from anony_pipeline.definitions import defs
+from anony_pipeline.defs import reap
+
+
+def started(instance, pid):
+    run = instance.create_run_for_job(defs.resolve_job_def("joint_training"))
+    instance.handle_run_event(run.run_id, dg.DagsterEvent("PIPELINE_START", "joint_training"))
+    if pid is not None:
+        instance.report_engine_event("Executing steps in process", run, EngineEventData.in_process(pid))
+    return run.run_id
+
+
+def dead_pid():
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def status(instance, run_id):
+    return instance.get_run_by_id(run_id).status
+
+
+def test_a_run_whose_process_is_gone_is_failed(instance):
+    run_id = started(instance, dead_pid())
+    assert [run.run_id for run in reap.reap(instance)] == [run_id]
+    assert status(instance, run_id) == dg.DagsterRunStatus.FAILURE
+
+
+def test_a_run_whose_process_lives_is_left_alone(instance):
+    run_id = started(instance, os.getpid())
+    assert reap.reap(instance) == []
+    assert status(instance, run_id) == dg.DagsterRunStatus.STARTED
+
+
+def test_a_run_that_named_no_process_is_left_alone_unless_it_is_named(instance):
+    run_id = started(instance, None)
+    assert reap.reap(instance) == []
+    assert [run.run_id for run in reap.reap(instance, frozenset({run_id}))] == [run_id]
+
+
+def test_the_slot_in_the_pool_is_free_again(instance):
+    run_id = started(instance, dead_pid())
+    storage = instance.event_log_storage
+    storage.set_concurrency_slots("gpu", 1)
+    storage.claim_concurrency_slot("gpu", run_id, "train_joint")
+    assert storage.get_concurrency_info("gpu").active_slot_count == 1
+    reap.reap(instance)
+    assert storage.get_concurrency_info("gpu").active_slot_count == 0

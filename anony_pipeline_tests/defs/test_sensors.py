@@ -1,0 +1,112 @@
+"""The sensor judges every checkpoint once, the oldest first, and gives up on none too early or too late."""
+
+import dagster as dg
+import pytest
+from dagster import DagsterRunStatus
+
+from anony_pipeline.definitions import defs
+from anony_pipeline.defs import checkpoints
+from anony_pipeline.defs.partitions import EVERY_STYLE
+from anony_pipeline.defs.resources import Experiment
+from anony_pipeline.defs.sensors import ATTEMPTS, VERSION_OF_RUN, new_checkpoints
+from anony_pipeline.storage import atomic
+
+
+def tick(house, instance):
+    experiment = Experiment(layers=[str(house.file)])
+    return new_checkpoints(dg.build_sensor_context(instance=instance, resources={"experiment": experiment}))
+
+
+def judge(house, checkpoint):
+    atomic.write_text(checkpoints.scorecard_of(house.config, checkpoint), "{}")
+
+
+def run_of(instance, job, status, tags=None):
+    definition = defs.resolve_job_def(job)
+    run = instance.create_run_for_job(definition, tags=tags or {})
+    instance.handle_run_event(
+        run.run_id,
+        dg.DagsterEvent(
+            event_type_value={
+                DagsterRunStatus.STARTED: "PIPELINE_START",
+                DagsterRunStatus.FAILURE: "PIPELINE_FAILURE",
+            }[status],
+            job_name=job,
+        ),
+    )
+    return run
+
+
+def test_nothing_to_do_is_said(house, instance):
+    assert tick(house, instance).skip_message == "every checkpoint has its scorecard, or failed three times"
+
+
+def test_a_new_checkpoint_is_registered_and_judged_by_all_styles(house, instance):
+    path = house.checkpoint(3)
+    result = tick(house, instance)
+    (request,) = result.run_requests
+    version = checkpoints.version(path)
+    assert request.run_key == f"step_000003:{version}:1"
+    assert request.tags == {**EVERY_STYLE, VERSION_OF_RUN: version}
+    assert request.run_config == house.run_config
+    assert result.dynamic_partitions_requests[0].partition_keys == ["step_000003"]
+    joint, history = result.asset_events
+    assert joint.asset_key == checkpoints.JOINT
+    assert joint.tags[checkpoints.VERSION_TAG] == version
+    assert (history.asset_key, history.partition) == (checkpoints.HISTORY, "step_000003")
+
+
+def test_the_oldest_has_its_turn_first_and_late_ones_are_not_missed(house, instance):
+    later = house.checkpoint(9)
+    judge(house, later)
+    house.checkpoint(7)
+    house.checkpoint(5)
+    assert tick(house, instance).run_requests[0].run_key.startswith("step_000005:")
+
+
+def test_a_checkpoint_that_was_judged_is_left_alone_until_it_changes(house, instance):
+    judge(house, house.checkpoint(3))
+    assert isinstance(tick(house, instance), dg.SkipReason)
+    house.checkpoint(3, content="trained anew")
+    assert tick(house, instance).run_requests[0].run_key.startswith("step_000003:")
+
+
+@pytest.mark.parametrize("damage", ["no manifest", "missing file", "wrong size", "cut manifest"])
+def test_a_checkpoint_that_is_not_whole_waits(house, instance, damage):
+    path = house.checkpoint(3)
+    if damage == "no manifest":
+        (path / "manifest.json").unlink()
+    elif damage == "missing file":
+        (path / "detector.safetensors").unlink()
+    elif damage == "wrong size":
+        (path / "detector.safetensors").write_text("half")
+    else:
+        (path / "manifest.json").write_text('{"files": ')
+    house.checkpoint(8)
+    assert tick(house, instance).run_requests[0].run_key.startswith("step_000008:")
+
+
+@pytest.mark.parametrize("job", ["planb", "evaluate", "joint_training"])
+def test_nothing_starts_while_a_run_could_move_the_checkpoint(house, instance, job):
+    house.checkpoint(3)
+    run_of(instance, job, DagsterRunStatus.STARTED)
+    assert f"of {job} is under way" in tick(house, instance).skip_message
+
+
+def test_a_failed_evaluation_is_tried_three_times_and_then_the_next_has_its_turn(house, instance):
+    first, _ = house.checkpoint(3), house.checkpoint(4)
+    version = checkpoints.version(first)
+    for attempt in range(1, ATTEMPTS + 1):
+        assert tick(house, instance).run_requests[0].run_key == f"step_000003:{version}:{attempt}"
+        run_of(instance, "evaluate", DagsterRunStatus.FAILURE, {VERSION_OF_RUN: version})
+    assert tick(house, instance).run_requests[0].run_key.startswith("step_000004:")
+
+
+def test_a_tick_over_many_judged_checkpoints_is_quick(house, instance):
+    import time
+
+    for step in range(200):
+        judge(house, house.checkpoint(step))
+    begin = time.monotonic()
+    tick(house, instance)
+    assert time.monotonic() - begin < 5

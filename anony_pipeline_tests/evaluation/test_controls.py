@@ -1,0 +1,152 @@
+"""Controls: judges must see what is there to be seen, and a figure of one that doesn't must be null."""
+
+import pytest
+
+from anony_pipeline.evaluation import baselines, scorecard
+from anony_pipeline.evaluation.figures import FigureMaker
+from anony_pipeline.evaluation.methods import Simple, Treated
+from anony_pipeline.evaluation.run import Run
+from anony_pipeline_tests.evaluation import street
+
+
+def judge(tmp_path, methods=None, *, judges=None, unified=None, config=None, styles=None):
+    unified = unified or street.make_street(tmp_path)
+    config = config or street.make_config(tmp_path)
+    known = {"none": baselines.none(), "solid": baselines.redaction("solid")} | (methods or {})
+    run = Run(config, unified, judges or street.make_judges(unified), known, styles)
+    run.look()
+    evidence = run.evidence({})
+    maker = FigureMaker(evidence)
+    rows = scorecard.rows_of(evidence, maker, styles)
+    return run, maker, {(r.method, r.slice, r.panel): r.figures for r in rows}
+
+
+def test_the_originals_are_re_identified_and_read_and_solid_ones_are_not(tmp_path):
+    _, _, rows = judge(tmp_path)
+    none, solid = rows["none", "overall", "held_out"], rows["solid", "overall", "held_out"]
+    assert none["reid_rank1"].value == 1
+    assert none["tar_at_far_1e2"].value > 0.95
+    assert none["plate_leak_rate"].value == 1
+    assert none["easyocr_plate_acc"].value == pytest.approx(1)
+    assert none["map_retention"].value == pytest.approx(1)
+    assert none["arcface_mean_sim"].value == pytest.approx(1, abs=1e-4)
+    assert solid["reid_rank1"].value < 0.3
+    assert solid["plate_leak_rate"].value == 0
+    assert 0 < solid["plate_leak_rate"].interval[1] < 0.08
+    assert solid["val_map"].value == 0
+    assert solid["coverage"].value == 1
+    assert none["coverage"].value == 0
+    assert solid["kid"].value > none["kid"].value
+
+
+def leaky(every):
+    """Solid rectangles, but one plate in so many is left as it was."""
+    solid = baselines.redaction("solid")
+
+    def treat(scene):
+        treated = solid.apply([scene])[0]
+        if scene.record["id"] % every == 0:
+            x0, y0, x1, y1 = treated.masks_xyxy[2]
+            treated.image_rgb[y0:y1, x0:x1] = scene.image_rgb[y0:y1, x0:x1]
+        return treated
+
+    return Simple("leaky", "ground_truth", treat)
+
+
+def test_a_planted_leak_moves_the_leak_rate_by_two_points_and_fails_the_gate(tmp_path):
+    unified = street.make_street(tmp_path, images_count=100)
+    _, _, rows = judge(tmp_path, {"leaky": leaky(50)}, unified=unified)
+    leak = rows["leaky", "overall", "held_out"]["plate_leak_rate"]
+    assert leak.value - rows["solid", "overall", "held_out"]["plate_leak_rate"].value == pytest.approx(0.02)
+    row = scorecard.Row(
+        method="leaky", boxes="ground_truth", panel="held_out", slice="overall", figures={"plate_leak_rate": leak}
+    )
+    gates = {g.name: g for g in scorecard.gates_of(row, street.make_config(tmp_path).evaluation.gates)}
+    assert not gates["plate_leak_rate"].passed
+    assert not gates["coverage"].passed
+    assert "no such figure" in gates["coverage"].reason
+
+
+def test_a_region_that_is_missed_counts_as_leaked_whatever_the_judges_see(tmp_path):
+    def treat(scene):
+        treated = baselines.redaction("solid").apply([scene])[0]
+        return Treated(treated.image_rgb, treated.masks_xyxy[:1], [None])
+
+    _, _, rows = judge(tmp_path, {"half": Simple("half", "detected", treat)})
+    figures = rows["half", "overall", "held_out"]
+    assert figures["plate_leak_rate"].value == 1
+    assert figures["coverage"].value == pytest.approx(1 / 3)
+    assert figures["reid_rank1"].value >= 0.5
+
+
+@pytest.mark.parametrize(
+    ("judges", "metrics", "reason"),
+    [
+        ({"recognizer": street.BlindRecognizer()}, ("reid_rank1", "arcface_mean_sim", "tar_at_far_1e2"), "rank-1"),
+        ({"reader": street.BlindReader()}, ("plate_leak_rate", "easyocr_plate_acc", "plate_cer"), "exact reads"),
+        ({"blind_detector": True}, ("val_map", "map_retention"), "mAP50"),
+    ],
+    ids=["recognizer", "reader", "detector"],
+)
+def test_a_blind_judge_gives_null_and_says_so(tmp_path, judges, metrics, reason):
+    unified = street.make_street(tmp_path)
+    _, maker, rows = judge(tmp_path, unified=unified, judges=street.make_judges(unified, **judges))
+    for metric in metrics:
+        figure = rows["solid", "overall", "held_out"][metric]
+        assert figure.value is None
+        assert "blind" in figure.reason
+        assert reason in figure.reason
+        assert rows["none", "overall", "training"][metric].value is not None
+    entries = scorecard.judge_entries(street.make_judges(unified, **judges), maker)
+    assert sum(1 for entry in entries.values() if entry.blind) == 1
+
+
+def test_shuffled_identities_fall_to_chance_and_make_the_judge_blind(tmp_path):
+    unified = street.make_street(tmp_path)
+    persons = [a["identity"] for a in unified.annotations if a["category_id"] == 1]
+    for number, annotation in enumerate(a for a in unified.annotations if a["category_id"] == 1):
+        annotation["identity"] = persons[(number * 37 + 11) % len(persons)]
+    _, maker, rows = judge(tmp_path, unified=unified)
+    assert maker.proofs["recognizer", "held_out"].value == pytest.approx(0.1, abs=0.08)
+    assert rows["none", "overall", "held_out"]["reid_rank1"].value is None
+
+
+def test_without_identities_and_serials_there_are_no_privacy_figures(tmp_path):
+    unified = street.make_street(tmp_path, identities=False)
+    _, _, rows = judge(tmp_path, unified=unified)
+    figures = rows["solid", "overall", "held_out"]
+    assert "no identities" in figures["reid_rank1"].reason
+    assert "no serials" in figures["plate_leak_rate"].reason
+    assert figures["val_map"].value is not None
+
+
+def test_crowds_are_anonymized_but_not_judged(tmp_path):
+    unified = street.make_street(tmp_path, images_count=12, crowds=True)
+    run, _, rows = judge(tmp_path, unified=unified)
+    assert len(run.subjects) == 36
+    assert rows["solid", "overall", "held_out"]["coverage"].n == 36
+    assert rows["none", "overall", "held_out"]["val_map"].value == pytest.approx(1)
+
+
+def test_a_slice_with_too_few_samples_says_so(tmp_path):
+    unified = street.make_street(tmp_path, images_count=24, styles=("FR",) * 7 + ("NL",))
+    _, _, rows = judge(tmp_path, unified=unified)
+    figure = rows["solid", "style:NL", "held_out"]["plate_leak_rate"]
+    assert figure.reason == "only 3 plates; a figure needs 10"
+    assert rows["solid", "style:FR", "held_out"]["plate_leak_rate"].value == 0
+
+
+def test_a_style_judged_alone_gets_the_figures_of_the_whole_run(tmp_path):
+    unified = street.make_street(tmp_path)
+    _, _, whole = judge(tmp_path, unified=unified)
+    _, _, alone = judge(tmp_path, unified=unified, styles=["DE"])
+    assert {slice_name for _, slice_name, _ in alone} == {"style:DE"}
+    for key, figures in alone.items():
+        for name, figure in figures.items():
+            other = whole[key][name]
+            assert (figure.value, figure.reason) == (pytest.approx(other.value), other.reason), (key, name)
+
+
+def test_judging_twice_gives_the_same_figures(tmp_path):
+    unified = street.make_street(tmp_path, images_count=20)
+    assert judge(tmp_path, unified=unified)[2] == judge(tmp_path, unified=unified)[2]

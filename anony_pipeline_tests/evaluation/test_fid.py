@@ -1,0 +1,81 @@
+import numpy as np
+import pytest
+import torch
+from torchmetrics.image.fid import FrechetInceptionDistance, _compute_fid
+from torchmetrics.image.kid import KernelInceptionDistance
+
+from anony_pipeline.errors import AnonyPipelineError
+from anony_pipeline.evaluation import fid
+
+
+class Identity(torch.nn.Module):
+    """Hands features through, so that torchmetrics' own classes see exactly ours."""
+
+    num_features = 24
+
+    def forward(self, x):
+        return x
+
+
+def features(n, d, seed, shift=0.0):
+    rng = np.random.default_rng(seed)
+    return (rng.normal(size=(n, d)) @ rng.normal(size=(d, d)) / np.sqrt(d) + shift).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("n", "m"), [(200, 200), (150, 90), (12, 16)], ids=["equal", "unequal", "fewer than dimensions"]
+)
+def test_fid_equals_torchmetrics_own_formula_in_double(n, m):
+    real, fake = features(n, 24, 0).astype(np.float64), features(m, 24, 1, 0.3).astype(np.float64)
+    a, b = torch.from_numpy(real), torch.from_numpy(fake)
+    expected = _compute_fid(a.mean(0), a.T.cov(), b.mean(0), b.T.cov())
+    assert fid.fid(real, fake) == pytest.approx(float(expected), rel=1e-3)
+
+
+def test_fid_equals_torchmetrics_class_on_the_same_features():
+    real, fake = features(300, 24, 2), features(250, 24, 3, 0.5)
+    metric = FrechetInceptionDistance(feature=Identity(), normalize=True, input_img_size=(24,)).set_dtype(torch.float64)
+    metric.orig_dtype = torch.float64
+    # The class wants images; it keeps only sums, which are filled here as its update does.
+    for name, values in (("real", real), ("fake", fake)):
+        x = torch.from_numpy(values).double()
+        setattr(metric, f"{name}_features_sum", x.sum(0))
+        setattr(metric, f"{name}_features_cov_sum", x.T @ x)
+        setattr(metric, f"{name}_features_num_samples", torch.tensor(len(x)))
+    metric._update_count = 1
+    assert fid.fid(real, fake) == pytest.approx(float(metric.compute()), rel=1e-3)
+
+
+def test_fid_of_a_set_with_itself_is_zero():
+    real = features(80, 24, 4)
+    assert fid.fid(real, real) == pytest.approx(0, abs=1e-9)
+
+
+def test_kid_equals_torchmetrics_class_on_the_same_features():
+    real, fake = features(60, 24, 5), features(60, 24, 6, 0.4)
+    metric = KernelInceptionDistance(feature=Identity(), subsets=2, subset_size=60)
+    metric.real_features, metric.fake_features = [torch.from_numpy(real)], [torch.from_numpy(fake)]
+    metric._update_count = 1
+    expected, _ = metric.compute()
+    assert fid.kid(real, fake, np.random.default_rng(0)).value == pytest.approx(float(expected), rel=1e-3)
+
+
+def test_kid_of_two_samples_of_one_distribution_is_about_zero_and_within_its_interval():
+    inside = 0
+    for seed in range(20):
+        values = features(400, 24, 100 + seed)
+        distance = fid.kid(values[:200], values[200:], np.random.default_rng(seed))
+        inside += distance.interval[0] <= 0 <= distance.interval[1]
+    assert inside >= 16
+
+
+def test_large_sets_are_compared_by_subsets_with_nearly_the_same_value():
+    real, fake = features(400, 24, 7), features(400, 24, 8, 0.4)
+    whole = fid.kid(real, fake, np.random.default_rng(0)).value
+    parts = fid.kid(real, fake, np.random.default_rng(0), subset_size=200).value
+    assert parts == pytest.approx(whole, rel=0.1)
+
+
+def test_features_of_two_networks_are_refused():
+    with pytest.raises(AnonyPipelineError, match="can't be compared"):
+        fid.fid(features(10, 24, 0), features(10, 12, 0))

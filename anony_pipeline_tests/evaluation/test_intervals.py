@@ -1,0 +1,30 @@
+import numpy as np
+import pytest
+from scipy import stats
+
+from anony_pipeline.evaluation import intervals
+
+
+@pytest.mark.parametrize(("hits", "n"), [(0, 60), (3, 50), (50, 50)])
+def test_clopper_pearson_equals_scipys_exact_interval(hits, n):
+    expected = stats.binomtest(hits, n).proportion_ci(method="exact")
+    assert intervals.clopper_pearson(hits, n) == pytest.approx((expected.low, expected.high))
+
+
+def test_nothing_counted_tells_nothing():
+    assert intervals.clopper_pearson(0, 0) == (0.0, 1.0)
+
+
+def test_photographs_of_few_persons_widen_the_interval():
+    rng = np.random.default_rng(0)
+    persons = np.repeat(np.arange(10), 30)
+    values = np.repeat(rng.random(10) < 0.5, 30).astype(float)
+    by_person = intervals.bootstrap_by_person(values, persons, 500, np.random.default_rng(1))
+    by_photograph = intervals.bootstrap_by_person(values, np.arange(300), 500, np.random.default_rng(1))
+    assert by_person[1] - by_person[0] > 3 * (by_photograph[1] - by_photograph[0])
+    assert by_person[0] <= values.mean() <= by_person[1]
+
+
+def test_no_hit_at_all_still_has_an_upper_bound_by_the_number_of_persons():
+    low, high = intervals.bootstrap_by_person(np.zeros(200), np.arange(200) % 20, 100, np.random.default_rng(0))
+    assert (low, high) == pytest.approx((0, intervals.clopper_pearson(0, 20)[1]))

@@ -1,0 +1,197 @@
+import json
+import re
+import shutil
+
+import pytest
+
+from anony_pipeline.anonymize.anonymizer import Anonymizer
+from anony_pipeline.anonymize.filling import Filler
+from anony_pipeline.anonymize.loading import Checkpoint
+from anony_pipeline.anonymize.policy import Policy
+from anony_pipeline.anonymize.verifying import Verifier
+from anony_pipeline.config.schema import Gates
+from anony_pipeline.errors import AnonyPipelineError
+from anony_pipeline.evaluation import baselines, report, scorecard
+from anony_pipeline.evaluation.run import memorized
+from anony_pipeline.evaluation.schema import Figure, Row, figure, null
+from anony_pipeline.plates.styles import load_styles
+from anony_pipeline_tests.evaluation import street
+
+
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory):
+    """`evaluate` itself on the street, with fake judges, a fake generator and the real baselines."""
+    root = tmp_path_factory.mktemp("street")
+    unified = street.make_street(root, images_count=24)
+    (root / "unified_train.json").write_text((root / "unified_val.json").read_text())
+    config = street.make_config(root)
+    judges = street.make_judges(unified)
+
+    def methods(config, checkpoint, judges, device):
+        verifier = Verifier(judges.recognizers["training"], judges.readers["training"], 0.9)
+        filler = Filler(street.NoiseGenerator(), config, load_styles(), b"s" * 32)
+        detect = lambda images, threshold: street.KnowingDetector(unified).find(images)  # noqa: E731
+        anonymizer = Anonymizer(filler, verifier, detect=detect, policy=Policy())
+        given = baselines.Generated(anonymizer, "ground_truth")
+        donors = baselines.Donors.read(config, unified)
+        known = {
+            "anonymizer/detected": baselines.Generated(anonymizer, "detected"),
+            "anonymizer/ground_truth": given,
+            "none": baselines.none(),
+            "other_face": baselines.other_face(donors),
+            "fit": baselines.fit(donors, load_styles()),
+        } | {name: baselines.redaction(name) for name in baselines.REDACTIONS}
+        return known, lambda: memorized(unified, given, judges, 0)
+
+    checkpoint = Checkpoint(root / "step_000040", config, {"step": 40}, "a" * 64)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scorecard.loading, "open_checkpoint", lambda folder: checkpoint)
+        patch.setattr(scorecard, "load_judges", lambda *args: judges)
+        patch.setattr(scorecard, "_methods", methods)
+        yield (
+            lambda output, styles=None, config=config: scorecard.evaluate(
+                config, checkpoint.folder, styles, root / output
+            ),
+            root,
+        )
+
+
+@pytest.fixture(scope="module")
+def whole(judged):
+    """The scorecard of a run over all styles, and where it lies."""
+    evaluate, root = judged
+    return evaluate("whole"), root / "whole"
+
+
+@pytest.fixture(scope="module")
+def alone(judged):
+    """The scorecard of a run over one style, with none before it."""
+    evaluate, root = judged
+    return evaluate("alone", ["FR"]), root / "alone"
+
+
+def test_evaluate_writes_a_scorecard_that_reads_back_and_a_page_that_stands_alone(whole):
+    card, folder = whole
+    assert scorecard.load(folder / "scorecard.json") == card
+    page = (folder / "report" / "index.html").read_text()
+    assert not re.search(r"(src|href)=.?https?:|<script|<link", page)
+    assert page.count("data:image/") > 10
+    assert "a" * 64 in page
+
+
+def test_the_headline_is_the_anonymizer_end_to_end_by_held_out_judges(whole):
+    card, _ = whole
+    ours = card.row()
+    assert (ours.boxes, ours.panel, ours.slice) == ("detected", "held_out", "overall")
+    assert ours.figures["reid_rank1"].value < 0.5
+    assert ours.figures["plate_leak_rate"].value == 0
+    assert ours.figures["coverage"].value == 1
+    assert ours.figures["memorization_gap"].value == pytest.approx(0, abs=0.2)
+    assert "not measured" in ours.figures["attack_parrot"].reason
+
+
+def test_baselines_stand_beside_it(whole):
+    card, _ = whole
+    assert card.row("none").figures["reid_rank1"].value == 1
+    assert "plate_leak_rate" not in card.row("other_face").figures
+    assert card.row("real_halves").figures["kid"].value < card.row("solid").figures["kid"].value
+    assert card.row("inpaint").figures["kid_of_inpaint"].value == pytest.approx(1)
+    assert card.row("fit").figures["plate_leak_rate"].value == 0
+
+
+def test_what_was_judged_and_done_is_counted(whole):
+    card, _ = whole
+    assert card.data.procedural
+    assert (card.data.images, card.data.faces, card.data.plates, card.data.serials) == (24, 48, 24, 24)
+    assert sum(card.treated.values()) == 72
+    assert not card.passed
+
+
+def test_a_run_over_one_style_renews_its_rows_alone(judged, whole):
+    evaluate, root = judged
+    old, folder = whole
+    shutil.copytree(folder, root / "renewed")
+    part = evaluate("renewed", ["FR"])
+    assert not part.overall_of_this_run
+    assert part.styles_of_this_run == ("FR",)
+    assert {row.slice for row in part.rows} == {row.slice for row in old.rows}
+    assert part.row().figures == old.row().figures
+    assert part.gates == old.gates
+    assert "not of this run" in (root / "renewed" / "report" / "index.html").read_text()
+
+
+def test_a_run_over_one_style_without_an_earlier_one_has_no_overall_figures(alone):
+    card, _ = alone
+    assert {row.slice for row in card.rows} == {"overall", "style:FR"}
+    assert all(f.value is None and "not of this run" in f.reason for f in card.row().figures.values())
+    assert not card.passed
+
+
+def test_the_scorecard_holds_aggregates_alone(whole):
+    text = (whole[1] / "scorecard.json").read_text()
+    assert not any(street.serial_of(number) in text for number in range(24))
+    lists = [v for row in json.loads(text)["rows"] for f in row["figures"].values() for v in f.values()]
+    assert max(len(value) for value in lists if isinstance(value, list)) == 2
+
+
+def test_real_images_give_no_picture(judged):
+    evaluate, root = judged
+    config = street.make_config(root)
+    source = config.data.sources[0].model_copy(update={"ground_truth": None})
+    real = config.model_copy(update={"data": config.data.model_copy(update={"sources": (source,)})})
+    card = evaluate("real", ["FR"], real)
+    assert not card.data.procedural
+    assert "data:image/" not in (root / "real" / "report" / "index.html").read_text()
+
+
+def row_with(**values):
+    figures = {"map_retention": figure("map_retention", 0.97), "coverage": figure("coverage", 0.99)}
+    figures |= {
+        "reid_excess": figure("reid_excess", 0.0, n=900, interval=(-0.02, 0.02)),
+        "plate_leak_rate": figure("plate_leak_rate", 0.0, n=500, interval=(0.0, 0.007)),
+        "kid_of_inpaint": figure("kid_of_inpaint", 0.1),
+    }
+    return Row(method="anonymizer", boxes="detected", panel="held_out", slice="overall", figures=figures | values)
+
+
+def test_gates_hold_for_good_figures():
+    assert all(gate.passed for gate in scorecard.gates_of(row_with(), Gates()))
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"reid_excess": figure("reid_excess", 0.01, n=900, interval=(-0.01, 0.04))},
+        {"reid_excess": figure("reid_excess", 0.0, n=300, interval=(-0.02, 0.02))},
+        {"plate_leak_rate": figure("plate_leak_rate", 0.0, n=60, interval=(0.0, 0.06))},
+        {"map_retention": figure("map_retention", 0.9)},
+        {"coverage": null("coverage", "the judge is blind")},
+        {"kid_of_inpaint": figure("kid_of_inpaint", 0.3)},
+    ],
+    ids=["excess", "few probes", "wide interval", "lost boxes", "null", "ugly"],
+)
+def test_a_gate_fails_by_its_bound_its_interval_or_a_null(changed):
+    failed = [gate for gate in scorecard.gates_of(row_with(**changed), Gates()) if not gate.passed]
+    assert [gate.name for gate in failed] == list(changed)
+    assert failed[0].reason
+
+
+def test_a_figure_is_a_value_or_a_reason():
+    with pytest.raises(ValueError, match="or the reason"):
+        Figure(better="lower")
+    with pytest.raises(ValueError, match="finite"):
+        Figure(better="lower", value=float("nan"))
+
+
+def test_a_file_that_is_no_scorecard_is_refused(tmp_path):
+    (tmp_path / "scorecard.json").write_text('{"format": "other"}')
+    with pytest.raises(AnonyPipelineError, match="can't be read"):
+        scorecard.load(tmp_path / "scorecard.json")
+    with pytest.raises(AnonyPipelineError, match="can't be read"):
+        scorecard.load(tmp_path / "none.json")
+
+
+def test_the_terminal_table_shows_null_as_null(alone):
+    table = report.scorecard_table(alone[0])
+    assert table.row_count == 1
+    assert all(next(iter(column.cells)) in ("null", "") for column in table.columns[1:])

@@ -1,0 +1,62 @@
+import json
+
+import pytest
+import torch
+
+from anony_pipeline.errors import ConfigError
+from anony_pipeline.fitting import base_models
+from anony_pipeline.models import weights
+from anony_pipeline.storage import manifests
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Makers that write a small file at once, and count their calls."""
+    calls = []
+
+    def make(shop, name):
+        calls.append(name)
+        for file in base_models.FILES[name]:
+            (shop.output / file).write_text(name)
+        return {"architecture": name, "held_out": {"score": 1.0}}
+
+    monkeypatch.setattr(base_models, "MAKERS", dict.fromkeys(base_models.MAKERS, make))
+    return calls
+
+
+def test_the_manifest_lists_each_file_with_its_sum_and_each_model_with_its_history(quick, tmp_path):
+    manifest = base_models.make_all(tmp_path / "weights", device="cpu")
+    assert manifest["format"] == weights.FORMAT
+    assert set(manifest["files"]) == {file for files in base_models.FILES.values() for file in files}
+    assert set(manifest["models"]["reader"]) >= {"architecture", "held_out", "hardware", "seconds", "code", "seed"}
+    assert manifests.read(tmp_path / "weights") == manifest
+
+
+def test_what_is_made_is_not_made_again_unless_the_scale_changes(quick, tmp_path):
+    base_models.make_all(tmp_path / "weights", device="cpu", only=["reader"])
+    base_models.make_all(tmp_path / "weights", device="cpu", only=["reader", "features"])
+    assert quick == ["reader", "features"]
+    base_models.make_all(tmp_path / "weights", device="cpu", only=["reader"], scale=0.5)
+    assert quick == ["reader", "features", "reader"]
+
+
+def test_models_that_were_made_elsewhere_stay_in_the_manifest(quick, tmp_path):
+    output = tmp_path / "weights"
+    base_models.make_all(output, device="cpu", only=["reader"])
+    (tmp_path / "weights.work" / "reader.json").unlink()
+    manifest = base_models.make_all(output, device="cpu", only=["features"])
+    assert set(manifest["models"]) == {"reader", "features"}
+
+
+def test_an_unknown_model_is_refused_with_those_that_there_are(tmp_path):
+    with pytest.raises(ConfigError, match=r"no such base models[\s\S]*got:\s+readr[\s\S]*held_out_reader"):
+        base_models.make_all(tmp_path / "weights", only=["readr"])
+
+
+@pytest.mark.slow
+def test_all_judges_are_made_from_nothing_at_the_smallest_scale(tmp_path):
+    torch.set_num_threads(1)
+    names = [name for name in base_models.MAKERS if name != "generator"]
+    manifest = base_models.make_all(tmp_path / "weights", scale=0.0005, device="cpu", only=names)
+    assert json.dumps(manifest)
+    assert sum(entry["bytes"] for entry in manifest["files"].values()) < 14_000_000

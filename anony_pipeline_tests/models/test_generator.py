@@ -1,0 +1,266 @@
+from itertools import pairwise
+
+import pytest
+import torch
+
+from anony_pipeline.errors import ConfigError, WeightsError
+from anony_pipeline.models import generator as generators
+from anony_pipeline.models.demo_pipeline import build_demo_pipeline, build_demo_unet
+from anony_pipeline.models.generator import load_generator
+from anony_pipeline.structures.regions import Kind
+from anony_pipeline_tests.models.tiny_pipelines import save_pipeline
+
+CPU = {"device": torch.device("cpu"), "dtype": torch.float32}
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 4])
+def test_faces_equal_the_stock_pipeline_with_the_same_noise_and_steps(demo_generator, crops, steps):
+    generator = demo_generator(steps=steps)
+    images, masks, noise = crops(generator)
+    with torch.no_grad():
+        filled = generator.fill(images, masks, Kind.FACE, noise=noise)
+    generator.pipeline.set_progress_bar_config(disable=True)
+    stock = generator.pipeline(
+        prompt=["a face"] * 2, image=images, mask_image=masks, height=64, width=64, strength=1.0,
+        num_inference_steps=steps, guidance_scale=1.0, latents=noise, output_type="pt",
+    ).images  # fmt: skip
+    assert torch.allclose(filled, torch.where(masks > 0.5, stock * 2 - 1, images), atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", list(Kind))
+def test_the_result_equals_the_image_to_the_bit_outside_the_mask(demo_generator, crops, kind):
+    generator = demo_generator()
+    images, masks, noise = crops(generator)
+    filled = generator.fill(images, masks, kind, noise=noise, anchors=torch.zeros_like(images))
+    outside = (masks < 0.5).expand_as(images)
+    assert torch.equal(filled[outside], images[outside])
+    assert not torch.equal(filled[~outside], images[~outside])
+
+
+@pytest.mark.parametrize("kind", list(Kind))
+@pytest.mark.parametrize("family", ["demo", "sd2"])
+def test_pixels_under_the_mask_never_matter(demo_generator, crops, config_for, tiny_folder, family, kind):
+    generator = demo_generator(steps=2) if family == "demo" else load_generator(config_for(tiny_folder("sd2")), **CPU)
+    images, masks, noise = crops(generator)
+    anchors = torch.full_like(images, 0.3)
+    results = [
+        generator.fill(images.masked_fill(masks > 0.5, hidden), masks, kind, noise=noise, anchors=anchors)
+        for hidden in (0.9, -0.7, float("nan"))
+    ]
+    assert torch.equal(results[0], results[1])
+    assert torch.equal(results[0], results[2])
+
+
+def test_only_the_anchor_under_the_mask_counts(demo_generator, crops):
+    generator = demo_generator()
+    images, masks, noise = crops(generator)
+    anchors = torch.rand_like(images)
+    first = generator.fill(images, masks, Kind.PLATE, noise=noise, anchors=anchors)
+    second = generator.fill(
+        images, masks, Kind.PLATE, noise=noise, anchors=torch.where(masks > 0.5, anchors, anchors - 1)
+    )
+    other = generator.fill(images, masks, Kind.PLATE, noise=noise, anchors=anchors - 0.5)
+    assert torch.equal(first, second)
+    assert not torch.equal(first, other)
+
+
+def test_a_lower_anchor_strength_keeps_more_of_the_anchor(demo_generator, crops):
+    # A UNet that gives back its noisy latents shows what the schedule leaves of the anchor.
+    kept = []
+    for strength in (0.1, 0.9):
+        generator = demo_generator(anchor_strength=strength)
+        generator.unet.forward = lambda noisy, *_, **__: type("Output", (), {"sample": noisy[:, :4]})
+        images, masks, noise = crops(generator)
+        anchors = torch.full_like(images, 0.8)
+        filled = generator.fill(images, masks, Kind.PLATE, noise=noise, anchors=anchors)
+        kept.append(((filled - anchors).abs() * masks).sum())
+    assert kept[0] < kept[1]
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 4])
+def test_plates_start_at_the_strength_and_step_down_evenly(demo_generator, crops, steps):
+    generator = demo_generator(steps=steps, anchor_strength=0.4)
+    seen = []
+    generator.unet.forward = lambda noisy, timesteps, **__: (
+        seen.append(int(timesteps[0])) or type("Output", (), {"sample": noisy[:, :4]})
+    )
+    images, masks, noise = crops(generator)
+    generator.fill(images, masks, Kind.PLATE, noise=noise, anchors=images)
+    assert seen[0] == round(999 * 0.4)
+    assert len(seen) == steps
+    assert seen == sorted(seen, reverse=True)
+    assert max(abs((a - b) - 400 / steps) for a, b in pairwise(seen)) <= 1 if steps > 1 else True
+
+
+def test_plates_without_an_anchor_are_refused(demo_generator, crops):
+    generator = demo_generator()
+    images, masks, noise = crops(generator)
+    with pytest.raises(ValueError, match="plates start from an anchor"):
+        generator.fill(images, masks, Kind.PLATE, noise=noise)
+
+
+def test_the_gradient_passes_through_the_last_step_only(demo_generator, crops):
+    generator = demo_generator(steps=3)
+    calls = []
+    generator.unet.register_forward_hook(lambda *_: calls.append(torch.is_grad_enabled()))
+    generator.unet.conv_out.requires_grad_(True)
+    images, masks, noise = crops(generator)
+    generator.fill(images, masks, Kind.FACE, noise=noise).square().sum().backward()
+    assert calls == [False, False, True]
+    assert generator.unet.conv_out.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "sample", "v_prediction"])
+def test_clean_latents_follow_the_schedulers_prediction_type(demo_generator, prediction):
+    generator = demo_generator()
+    generator.pipeline.scheduler.register_to_config(prediction_type=prediction)
+    rng = torch.Generator().manual_seed(0)
+    noisy, condition = torch.randn(1, 4, 16, 16, generator=rng), torch.randn(1, 5, 16, 16, generator=rng)
+    clean = generator.predict_clean(noisy, torch.tensor([600]), condition, Kind.FACE)
+    scheduler = generator.pipeline.scheduler
+    scheduler.set_timesteps(1)
+    output = generator.unet(
+        torch.cat([noisy, condition], 1), torch.tensor([600]), encoder_hidden_states=generator.prompt_face
+    ).sample
+    expected = scheduler.step(output, 600, noisy).pred_original_sample
+    assert torch.allclose(clean, expected, atol=1e-4)
+
+
+def test_the_text_encoder_is_the_same_in_each_process_and_knows_the_kinds_apart(demo_generator):
+    first, second = demo_generator(), demo_generator()
+    assert torch.equal(first.prompt_face, second.prompt_face)
+    assert (first.prompt_face - first.prompt_license_plate).abs().mean() > 0.1
+
+
+def test_the_demos_prompt_embedding_is_the_one_that_the_shipped_unet_was_trained_with(demo_generator):
+    # A change here means that the shipped weights must be made anew.
+    expected = torch.tensor([-1.6516, 0.6865, 1.6006, 0.5376])
+    assert torch.allclose(demo_generator().prompt_face[0, 0, :4], expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("family", ["sd15", "sd2", "sd2-v", "sdxl"])
+def test_folders_of_each_architecture_load_and_fill(config_for, tiny_folder, crops, family):
+    generator = load_generator(config_for(tiny_folder(family), face_steps=2, plate_steps=2), **CPU)
+    images, masks, noise = crops(generator)
+    assert noise.shape == (2, 4, 8, 8)
+    for kind in Kind:
+        filled = generator.fill(images, masks, kind, noise=noise, anchors=images)
+        assert torch.isfinite(filled).all()
+        assert torch.equal(filled[(masks < 0.5).expand_as(images)], images[(masks < 0.5).expand_as(images)])
+    expected = "v_prediction" if family == "sd2-v" else "epsilon"
+    assert generator.pipeline.scheduler.config.prediction_type == expected
+    assert not any(parameter.requires_grad for parameter in generator.parameters())
+
+
+def test_sdxl_conditions_equal_the_stock_pipelines(config_for, tiny_folder):
+    generator = load_generator(config_for(tiny_folder("sdxl")), **CPU)
+    seen = {}
+    generator.unet.register_forward_hook(
+        lambda module, args, kwargs, output: seen.update(kwargs["added_cond_kwargs"]), with_kwargs=True
+    )
+    images, masks = torch.zeros(1, 3, 64, 96), torch.ones(1, 1, 64, 96)
+    generator.fill(images, masks, Kind.FACE, noise=torch.randn(1, 4, 8, 12))
+    ours = {key: value.clone() for key, value in seen.items()}
+    generator.pipeline.set_progress_bar_config(disable=True)
+    generator.pipeline(
+        prompt="a face", image=images, mask_image=masks, height=64, width=96, strength=1.0, num_inference_steps=1,
+        guidance_scale=1.0, output_type="latent",
+    )  # fmt: skip
+    assert torch.allclose(ours["text_embeds"], seen["text_embeds"], atol=1e-5)
+    assert torch.equal(ours["time_ids"], seen["time_ids"])
+
+
+def test_half_precision_keeps_the_frame_exact(config_for, tiny_folder, crops):
+    generator = load_generator(config_for(tiny_folder("sd2")), device=torch.device("cpu"), dtype=torch.bfloat16)
+    images, masks, noise = crops(generator)
+    filled = generator.fill(images, masks, Kind.FACE, noise=noise)
+    assert filled.dtype == torch.float32
+    assert torch.equal(filled[(masks < 0.5).expand_as(images)], images[(masks < 0.5).expand_as(images)])
+
+
+def test_a_four_channel_unet_is_refused_with_the_way_to_nine(config_for, tmp_path):
+    folder = save_pipeline("sd2", tmp_path / "text_to_image", in_channels=4)
+    with pytest.raises(WeightsError, match=r"(?s)4 input channels.*inpainting variant.*widen conv_in to 9"):
+        load_generator(config_for(folder), **CPU)
+
+
+def test_pickled_weights_are_refused(config_for, tmp_path):
+    folder = save_pipeline("sd15", tmp_path / "pickled", safe=False)
+    assert list(folder.rglob("*.bin"))
+    with pytest.raises(WeightsError, match=r"(?s)safetensors.*safe_serialization"):
+        load_generator(config_for(folder), **CPU)
+
+
+def test_a_truncated_weights_file_is_named(config_for, tmp_path):
+    folder = save_pipeline("sd15", tmp_path / "cut")
+    file = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(WeightsError, match=r"(?s)can't be loaded.*cut"):
+        load_generator(config_for(folder), **CPU)
+
+
+def test_a_folder_without_a_pipeline_is_refused(config_for, tmp_path):
+    with pytest.raises(WeightsError, match=r"model_index\.json"):
+        load_generator(config_for(tmp_path), **CPU)
+
+
+def test_a_missing_model_names_where_it_was_looked_for(config_for, tmp_path):
+    with pytest.raises(WeightsError, match="nobody/nothing"):
+        load_generator(config_for("nobody/nothing", weights=tmp_path), **CPU)
+
+
+def test_xformers_on_a_cpu_is_refused_with_the_reason(config_for, tiny_folder):
+    with pytest.raises(ConfigError, match=r"(?s)enable_xformers.*needs a CUDA device.*on cpu"):
+        load_generator(config_for(tiny_folder("sd15"), diffusers={"enable_xformers": True}), **CPU)
+
+
+def test_gradient_checkpointing_changes_no_gradient(demo_generator, crops):
+    gradients = []
+    for checkpointing in (False, True):
+        generator = demo_generator()
+        generator.unet.conv_in.requires_grad_(True)
+        if checkpointing:
+            generator.unet.enable_gradient_checkpointing()
+        generator.train()
+        images, masks, noise = crops(generator)
+        generator.fill(images, masks, Kind.FACE, noise=noise).square().sum().backward()
+        gradients.append(generator.unet.conv_in.weight.grad)
+    assert torch.allclose(*gradients, rtol=1e-4, atol=1e-5)
+
+
+def test_the_tiny_autoencoder_decodes_in_training_mode_alone(config_for, tiny_folder, crops, tmp_path):
+    from diffusers import AutoencoderTiny
+
+    torch.manual_seed(0)
+    AutoencoderTiny(
+        encoder_block_out_channels=(8, 8, 8, 8), decoder_block_out_channels=(8, 8, 8, 8),
+        num_encoder_blocks=(1, 1, 1, 1), num_decoder_blocks=(1, 1, 1, 1),
+    ).save_pretrained(tmp_path / "taesd")  # fmt: skip
+    plain = load_generator(config_for(tiny_folder("sd2")), **CPU)
+    both = load_generator(config_for(tiny_folder("sd2"), diffusers={"tiny_vae": str(tmp_path / "taesd")}), **CPU)
+    images, masks, noise = crops(plain)
+    expected = plain.fill(images, masks, Kind.FACE, noise=noise)
+    assert torch.equal(both.fill(images, masks, Kind.FACE, noise=noise), expected)
+    both.train()
+    assert not torch.equal(both.fill(images, masks, Kind.FACE, noise=noise), expected)
+
+
+def test_the_shipped_weights_are_loaded_into_the_demo_pipeline(config_for, tmp_path, monkeypatch):
+    torch.manual_seed(7)
+    unet = build_demo_unet()
+    generators.weights.save_half(tmp_path / generators.SHIPPED_UNET, unet)
+    monkeypatch.setattr(generators.weights, "shipped", lambda name: tmp_path / name)
+    generator = load_generator(config_for("shipped"), **CPU)
+    assert torch.equal(generator.unet.conv_in.weight, unet.conv_in.weight.half().float())
+    assert generator.base_id.startswith("shipped@")
+
+
+def test_the_base_identity_changes_with_the_weights_and_not_with_the_folder(config_for, tiny_folder, tmp_path):
+    import shutil
+
+    moved = shutil.copytree(tiny_folder("sd2"), tmp_path / tiny_folder("sd2").name)
+    first, second = (load_generator(config_for(folder), **CPU) for folder in (tiny_folder("sd2"), moved))
+    other = build_demo_pipeline()
+    assert first.base_id == second.base_id
+    assert str(tmp_path) not in second.base_id
+    assert generators.base_identity("x", other) != generators.base_identity("x", build_demo_pipeline())

@@ -1,0 +1,173 @@
+import stat
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import yaml
+from easyocr.config import recognition_models
+from easyocr.model.vgg_model import Model as EnglishModel
+from easyocr.utils import CTCLabelConverter
+
+from anony_pipeline.errors import WeightsError
+from anony_pipeline.models import reader, weights
+from anony_pipeline.ops import images
+
+
+def talkative(network, seed=0):
+    """Random weights that give long and varied readings."""
+    torch.manual_seed(seed)
+    for parameter in network.parameters():
+        if parameter.dim() > 1:
+            torch.nn.init.kaiming_normal_(parameter)
+    network.train()
+    for _ in range(4):
+        network(torch.rand(4, 1, 64, 192) * 2 - 1)
+    network.classify.weight.data *= 8
+    weights.round_to_half(network)
+    return network.eval()
+
+
+@pytest.fixture(scope="module")
+def plates():
+    rng = np.random.default_rng(0)
+    made = []
+    for number in range(6):
+        plate = np.full((40 + 10 * number, 130 + 20 * number, 3), 220, np.uint8)
+        text = "".join(rng.choice(list(reader.ALPHABET), 6))
+        cv2.putText(plate, text, (5, plate.shape[0] - 10), cv2.FONT_HERSHEY_SIMPLEX, 1.1, (10, 20, 60), 2)
+        made.append(plate)
+    return made
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("weights")
+    weights.save_half(path / "reader.safetensors", talkative(reader.PlateNet()))
+    weights.save_half(path / "held_out_reader.safetensors", reader.HeldOutPlateNet())
+    return path
+
+
+@pytest.fixture
+def shipped(folder, monkeypatch):
+    monkeypatch.setattr(weights, "shipped", lambda name: folder / name)
+
+
+def test_easyocr_serves_the_custom_network_and_reads_what_its_twin_reads(shipped, plates, tmp_path):
+    judge = reader.load_reader("shipped", cache=tmp_path / "cache")
+    gray = [cv2.cvtColor(images.resize(plate, reader.INPUT_HW), cv2.COLOR_RGB2GRAY) for plate in plates]
+    pixels = images.to_tensor([np.repeat(one[..., None], 3, axis=2) for one in gray])
+    with torch.no_grad():
+        expected = reader.decode_ctc(reader.load_reader_twin()(pixels))
+    readings = judge.read(plates)
+    assert judge.judge.library.startswith("easyocr ")
+    assert [reading.text for reading in readings] == [reading.text for reading in expected]
+    assert all(reading.text for reading in readings)
+    assert len({reading.text for reading in readings}) > 1
+
+
+def test_easyocrs_weights_are_written_for_their_owner_alone(shipped, tmp_path):
+    cache = tmp_path / "cache"
+    reader.load_reader("shipped", cache=cache)
+    (file,) = cache.rglob("*.pth")
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
+
+
+def test_a_pth_file_that_was_planted_in_the_cache_is_overwritten_before_easyocr_sees_it(shipped, tmp_path):
+    cache = tmp_path / "cache"
+    reader.load_reader("shipped", cache=cache)
+    (file,) = cache.rglob("*.pth")
+    good = file.read_bytes()
+    file.write_bytes(b"planted")
+    reader.load_reader("shipped", cache=cache)
+    assert len(file.read_bytes()) == len(good)
+
+
+def test_the_networks_yaml_agrees_with_the_code():
+    params = yaml.safe_load((reader.NETWORK_FOLDER / f"{reader.NETWORK}.yaml").read_text())
+    default = reader.PlateNet()
+    made = reader.PlateNet(*(params["network_params"][k] for k in ("input_channel", "output_channel", "hidden_size")))
+    assert params["character_list"] == reader.ALPHABET
+    assert params["imgH"] == reader.INPUT_HW[0]
+    assert [p.shape for p in made.parameters()] == [p.shape for p in default.parameters()]
+
+
+def test_decoding_agrees_with_easyocrs_own_decoder():
+    torch.manual_seed(3)
+    logits = torch.randn(48, 7, 37) * 3
+    converter = CTCLabelConverter(reader.ALPHABET, {}, {})
+    path = logits.argmax(2).T.reshape(-1).numpy()
+    expected = converter.decode_greedy(path, torch.full((7,), 48, dtype=torch.int32))
+    assert [reading.text for reading in reader.decode_ctc(logits.log_softmax(2))] == expected
+
+
+def test_the_twin_gives_log_probabilities_blank_first_and_gradients(shipped):
+    twin = reader.load_reader_twin()
+    pixels = (torch.rand(2, 3, 64, 192) * 2 - 1).requires_grad_()
+    output = twin(pixels)
+    assert output.shape == (48, 2, 37)
+    torch.testing.assert_close(output.exp().sum(2), torch.ones(48, 2))
+    targets, lengths = reader.encode(["AB12", "9Z"])
+    loss = torch.nn.functional.ctc_loss(output, targets, torch.full((2,), 48), lengths)
+    assert torch.autograd.grad(loss, pixels)[0].abs().max() > 0
+
+
+def test_the_twins_gray_is_opencvs():
+    image = np.random.default_rng(1).integers(0, 256, (1, 64, 192, 3), dtype=np.uint8)
+    ours = (images.to_tensor(image) * torch.tensor(reader.LUMA).view(1, 3, 1, 1)).sum(1).numpy()
+    theirs = cv2.cvtColor(image[0], cv2.COLOR_RGB2GRAY) / 127.5 - 1
+    assert np.abs(ours - theirs).max() < 1.5 / 127.5
+
+
+def test_the_held_out_reader_reads_in_batches_as_alone(shipped, plates, tmp_path):
+    judge = reader.load_reader("shipped", cache=tmp_path, held_out=True)
+    assert judge.read([]) == []
+    assert judge.read(plates)[2].text == judge.read(plates[2:3])[0].text
+
+
+def test_both_readers_stay_small():
+    for network in (reader.PlateNet(), reader.HeldOutPlateNet()):
+        assert sum(p.numel() for p in network.parameters()) <= 700_000
+
+
+def test_a_missing_english_model_offline_is_an_error_that_says_where_it_was_looked_for(tmp_path):
+    with pytest.raises(WeightsError, match=r"not on this machine[\s\S]*english_g2"):
+        reader.load_reader("easyocr", cache=tmp_path, weights_dir=tmp_path)
+
+
+def test_an_english_model_that_holds_code_is_refused_before_easyocr_unpickles_it(tmp_path):
+    class Bomb:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "ran"), "w"))
+
+    (tmp_path / "english_g2").mkdir()
+    torch.save({"x": Bomb()}, tmp_path / "english_g2" / "english_g2.pth")
+    with pytest.raises(WeightsError, match="something else than tensors"):
+        reader.load_reader("easyocr", cache=tmp_path, weights_dir=tmp_path)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_the_english_models_twin_merges_both_cases_and_gives_gradients(tmp_path):
+    characters = recognition_models["gen2"]["english_g2"]["characters"]
+    torch.manual_seed(0)
+    model = EnglishModel(1, 256, 256, 1 + len(characters))
+    (tmp_path / "english_g2").mkdir()
+    torch.save({f"module.{n}": v for n, v in model.state_dict().items()}, tmp_path / "english_g2" / "english_g2.pth")
+    twin = reader.load_reader_twin("easyocr", weights_dir=tmp_path)
+    pixels = (torch.rand(1, 3, 64, 192) * 2 - 1).requires_grad_()
+    output = twin(pixels)
+    assert output.shape[1:] == (1, 37)
+    torch.testing.assert_close(output.exp().sum(2), torch.ones(output.shape[:2]), atol=1e-4, rtol=0)
+    assert torch.autograd.grad(output[:, :, 5].sum(), pixels)[0].abs().max() > 0
+    gray = (pixels * twin.luma).sum(1, keepdim=True)
+    shares = model.eval()(gray, None).softmax(2)[0]
+    both = shares[:, 1 + characters.index("A")] + shares[:, 1 + characters.index("a")]
+    torch.testing.assert_close(output[:, 0, 1 + reader.ALPHABET.index("A")].exp(), both)
+
+
+def test_a_cache_folder_of_somebody_else_is_refused(shipped, tmp_path, monkeypatch):
+    monkeypatch.setattr(reader, "os", SimpleNamespace(getuid=lambda: 12345))
+    with pytest.raises(WeightsError, match="belongs to somebody else"):
+        reader.load_reader("shipped", cache=tmp_path / "cache")

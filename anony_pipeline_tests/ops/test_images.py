@@ -1,0 +1,146 @@
+"""Images are read upright and whole, or refused by name."""
+
+import io
+import stat
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from upath import UPath
+
+from anony_pipeline.errors import MediaError
+from anony_pipeline.ops import images
+
+
+def picture(height=24, width=40, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".bmp", ".tif"])
+def test_a_lossless_file_gives_the_same_pixels_back(tmp_path, suffix):
+    images.write(tmp_path / f"a{suffix}", picture())
+    np.testing.assert_array_equal(images.read(tmp_path / f"a{suffix}"), picture())
+
+
+def test_red_is_the_first_channel_as_pillow_has_it(tmp_path):
+    red = np.zeros((8, 8, 3), np.uint8)
+    red[..., 0] = 255
+    images.write(tmp_path / "a.png", red)
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "a.png")), red)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_images_are_turned_upright_as_pillow_turns_them(tmp_path, orientation):
+    from PIL import ImageOps
+
+    flat = np.zeros((16, 32, 3), np.uint8)
+    flat[:8, :8] = 255
+    exif = Image.Exif()
+    exif[274] = orientation
+    Image.fromarray(flat).save(tmp_path / "a.jpg", exif=exif, quality=100, subsampling=0)
+    expected = np.asarray(ImageOps.exif_transpose(Image.open(tmp_path / "a.jpg")))
+    found = images.read(tmp_path / "a.jpg")
+    assert found.shape == expected.shape
+    assert np.abs(found.astype(int) - expected).max() <= 8
+
+
+def test_written_images_carry_no_metadata(tmp_path):
+    images.write(tmp_path / "a.jpg", picture())
+    assert not Image.open(tmp_path / "a.jpg").getexif()
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "I;16"])
+def test_other_color_modes_become_three_channels_of_eight_bits(tmp_path, mode):
+    base = Image.fromarray(picture()).convert("L")
+    made = Image.fromarray(np.asarray(base).astype(np.uint16) * 257) if mode == "I;16" else base.convert(mode)
+    made.save(tmp_path / "a.png")
+    found = images.read(tmp_path / "a.png")
+    assert found.shape == (24, 40, 3)
+    assert found.dtype == np.uint8
+
+
+def test_a_missing_image_is_named(tmp_path):
+    with pytest.raises(MediaError, match=r"can't be read\n.*none\.png\n.*FileNotFoundError"):
+        images.read(tmp_path / "none.png")
+
+
+def test_an_empty_file_is_refused(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(b"")
+    with pytest.raises(MediaError, match="is empty"):
+        images.read(tmp_path / "a.jpg")
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.95])
+def test_a_truncated_jpeg_is_refused_and_not_filled_with_gray(tmp_path, share):
+    buffer = io.BytesIO()
+    Image.fromarray(picture(200, 300)).save(buffer, "JPEG", quality=95)
+    (tmp_path / "a.jpg").write_bytes(buffer.getvalue()[: int(share * len(buffer.getvalue()))])
+    with pytest.raises(MediaError, match=r"truncated\n.*a\.jpg"):
+        images.read(tmp_path / "a.jpg")
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6])
+def test_a_truncated_png_is_refused(tmp_path, share):
+    buffer = io.BytesIO()
+    Image.fromarray(picture(200, 300)).save(buffer, "PNG")
+    (tmp_path / "a.png").write_bytes(buffer.getvalue()[: int(share * len(buffer.getvalue()))])
+    with pytest.raises(MediaError, match=r"a\.png"):
+        images.read(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("data", [b"hello", b"\x00" * 100, b"\x89PNG\r\n\x1a\n"], ids=["text", "zeros", "only a head"])
+def test_what_is_no_image_is_refused(tmp_path, data):
+    (tmp_path / "a.png").write_bytes(data)
+    with pytest.raises(MediaError, match=r"a\.png"):
+        images.read(tmp_path / "a.png")
+
+
+def test_an_unknown_suffix_is_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(MediaError, match=r"unknown image format(.|\n)*\.jpg"):
+        images.write(tmp_path / "a.gif", picture())
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_disk_that_refuses_is_named(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(MediaError, match="can't be written"):
+        images.write(tmp_path / "file" / "a.png", picture())
+
+
+def test_private_images_are_their_owners_alone(tmp_path):
+    images.write(tmp_path / "a.png", picture(), mode=0o600)
+    assert stat.S_IMODE((tmp_path / "a.png").stat().st_mode) == 0o600
+
+
+def test_images_of_a_remote_store_are_read_and_written():
+    images.write(UPath("memory://images/a.png"), picture())
+    np.testing.assert_array_equal(images.read(UPath("memory://images/a.png")), picture())
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(1, 12), st.integers(1, 12), st.sampled_from(["-1..1", "0..1"]))
+def test_tensors_and_images_undo_each_other(height, width, value_range):
+    first, second = picture(height, width, 1), picture(height, width, 2)
+    tensor = images.to_tensor([first, second], value_range)
+    assert tensor.shape == (2, 3, height, width)
+    assert tensor.dtype == torch.float32
+    low, high = (-1, 1) if value_range == "-1..1" else (0, 1)
+    assert tensor.min() >= low
+    assert tensor.max() <= high
+    back = images.to_images(tensor, value_range)
+    np.testing.assert_array_equal(np.stack(back), np.stack([first, second]))
+
+
+def test_values_outside_the_range_are_clipped():
+    assert images.to_images(torch.tensor([[[[-9.0]], [[9.0]], [[0.0]]]]))[0].tolist() == [[[0, 255, 128]]]
+
+
+def test_making_smaller_averages_and_does_not_alias():
+    stripes = np.zeros((64, 64, 3), np.uint8)
+    stripes[:, ::2] = 255
+    small = images.resize(stripes, (16, 16))
+    assert small.shape == (16, 16, 3)
+    assert np.ptp(small) <= 2

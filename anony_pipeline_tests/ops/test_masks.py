@@ -1,0 +1,78 @@
+"""A mask covers every pixel that a region touches, in the image and in every crop of it."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from anony_pipeline.ops import crops, masks
+from anony_pipeline.structures.regions import Kind, Region
+
+
+@st.composite
+def regions(draw):
+    x, y = draw(st.floats(-10, 60)), draw(st.floats(-10, 40))
+    width, height = draw(st.floats(0.5, 40)), draw(st.floats(0.5, 40))
+    return Region(draw(st.sampled_from(list(Kind))), (x, y, x + width, y + height))
+
+
+def touched(region, height=40, width=60):
+    """Pixels that the region's box touches, one by one: slow and obvious."""
+    x_min, y_min, x_max, y_max = region.box_xyxy
+    rows, columns = np.mgrid[:height, :width]
+    return (columns < x_max) & (columns + 1 > x_min) & (rows < y_max) & (rows + 1 > y_min)
+
+
+@given(st.lists(regions(), max_size=4))
+def test_every_pixel_that_a_box_touches_is_covered(found):
+    mask = masks.region_mask(found, (40, 60))
+    assert mask.dtype == np.float32
+    assert set(np.unique(mask)) <= {0, 1}
+    for region in found:
+        assert (mask[touched(region)] == 1).all()
+
+
+@given(st.lists(regions(), max_size=4))
+def test_no_more_than_the_grown_boxes_is_covered(found):
+    mask = masks.region_mask(found, (40, 60), growth=1.0)
+    allowed = np.zeros((40, 60), bool)
+    for region in found:
+        allowed |= touched(region)
+    assert not mask[~allowed].any()
+
+
+def test_no_region_gives_an_empty_mask():
+    assert not masks.region_mask([], (5, 6)).any()
+    assert masks.crop_mask([], (0, 0, 5, 5), (8, 8)).shape == (8, 8)
+
+
+@settings(max_examples=50, deadline=None)
+@given(found=st.lists(regions(), min_size=1, max_size=3), scale=st.sampled_from([0.5, 1, 2, 4]))
+def test_a_crops_mask_covers_what_the_images_mask_covers_there(found, scale):
+    window = (0, 0, 60, 40)
+    size = (int(40 * scale), int(60 * scale))
+    of_crop = masks.crop_mask(found, window, size)
+    of_boxes = sum((touched(region).astype(np.float32) for region in found), np.zeros((40, 60), np.float32)) > 0
+    seen = crops.cut(of_boxes.astype(np.float32), window, size)
+    assert (of_crop[seen > 0.999] == 1).all()
+
+
+@given(found=st.lists(regions(), min_size=1, max_size=3), radius=st.floats(0, 8))
+def test_feathering_only_adds_and_stays_near(found, radius):
+    mask = masks.region_mask(found, (40, 60))
+    soft = masks.feather(mask, radius)
+    assert (soft[mask == 1] == 1).all()
+    assert soft.min() >= 0
+    assert soft.max() <= 1
+    if mask.any():
+        rows, columns = np.nonzero(mask)
+        distance = np.sqrt(
+            (np.mgrid[:40, :60][0][..., None] - rows) ** 2 + (np.mgrid[:40, :60][1][..., None] - columns) ** 2
+        )
+        # cv2's distance with a 5x5 mask is an approximation, a little over the true one's 2 %.
+        assert not soft[distance.min(axis=2) > 1.05 * (radius + 1)].any()
+
+
+@pytest.mark.parametrize("kind", list(Kind))
+def test_a_mask_covers_more_than_the_box(kind):
+    assert masks.region_mask([Region(kind, (20, 10, 40, 30))], (40, 60)).sum() > 20 * 20

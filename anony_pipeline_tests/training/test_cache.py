@@ -1,0 +1,107 @@
+import stat
+
+import numpy as np
+import pytest
+import torch
+
+from anony_pipeline.anonymize.verifying import plate_crop
+from anony_pipeline.errors import DatasetError
+from anony_pipeline.losses import identity
+from anony_pipeline.models.reader import INPUT_HW
+from anony_pipeline.models.recognizer import align
+from anony_pipeline.ops import crops, images, masks
+from anony_pipeline.structures.regions import Kind, Region
+from anony_pipeline.training import cache
+from anony_pipeline.training.objective import crop_plates
+from anony_pipeline_tests.training import tiny
+
+
+def test_crops_are_those_of_the_photographs(data, tiny_root):
+    coco = tiny.coco.load(tiny_root / "unified_train.json")
+    regions = coco.regions_by_image()
+    for kind, samples in data.samples.items():
+        for index, row in enumerate(samples.rows[:3]):
+            image = next(image for image in coco.images if image["id"] == row.image_id)
+            size_hw = samples.masks.shape[1:]
+            expected = crops.cut(images.read(coco.image_file(image)), row.window, size_hw)
+            assert np.array_equal(samples.originals[index], expected)
+            assert np.array_equal(samples.masks[index], masks.crop_mask(regions[row.image_id], row.window, size_hw))
+            assert kind in Kind
+
+
+def test_every_region_in_a_crop_is_masked(data):
+    for samples in data.samples.values():
+        for index, row in enumerate(samples.rows):
+            for x_min, y_min, x_max, y_max in row.neighbors_xyxy:
+                part = samples.masks[index, int(y_min) : int(np.ceil(y_max)), int(x_min) : int(np.ceil(x_max))]
+                assert part.all()
+
+
+def test_targets_equal_the_crop_outside_the_mask(data):
+    for samples in data.samples.values():
+        outside = np.array(samples.masks) == 0
+        assert np.array_equal(samples.targets[outside], samples.originals[outside])
+
+
+def test_a_second_opening_reads_the_same_cache_and_makes_nothing(data, config, tiny_root, monkeypatch, tiny_training):
+    del tiny_training
+    monkeypatch.setattr(cache, "_write", lambda *_: pytest.fail("the cache was made again"))
+    from anony_pipeline.training import loop
+
+    again = loop.prepare(config(), tiny.coco.load(tiny_root / "unified_train.json"))
+    assert again.key == data.key
+    assert again.samples[Kind.FACE].rows == data.samples[Kind.FACE].rows
+    assert again.detector.rows == data.detector.rows
+
+
+def test_the_cache_is_private(data, config):
+    folder = next((cache.Path(config().paths.cache) / "samples").glob(f"{data.key}"))
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert stat.S_IMODE(folder.parent.stat().st_mode) == 0o700
+
+
+def test_an_empty_training_set_is_refused(config, tiny_root):
+    coco = tiny.coco.load(tiny_root / "unified_train.json")
+    with pytest.raises(DatasetError, match="nothing to train on"):
+        cache.build(config(), coco, [])
+
+
+def test_filled_images_differ_in_regions_alone(data):
+    for original, filled, row in zip(data.detector.originals, data.detector.filled, data.detector.rows, strict=True):
+        changed = (np.asarray(original) != np.asarray(filled)).any(axis=2)
+        regions = [Region(Kind.FACE, tuple(box)) for box in row.boxes_xyxy]
+        # Resizing spreads a region's edge by a pixel or two.
+        allowed = masks.region_mask(regions, changed.shape, growth=1.5) > 0
+        assert changed.any()
+        assert not (changed & ~allowed).any()
+
+
+def test_small_boxes_are_crowds_for_the_detector():
+    records = [tiny.annotation(1, 1, 1, (0, 0, 40, 40)), tiny.annotation(2, 1, 1, (50, 50, 4, 4))]
+    _, row = cache.letterboxed(np.zeros((200, 400, 3), np.uint8), {"id": 1}, records, edge=100)
+    assert row.scale == 0.25
+    assert row.size_hw == (50, 100)
+    assert row.iscrowd == (False, True)
+    assert row.boxes_xyxy[0] == (0, 0, 10, 10)
+
+
+@pytest.mark.parametrize("landmarks", [((10, 14), (22, 14), (16, 20), (11, 26), (21, 25)), None], ids=["points", "box"])
+def test_the_losss_view_of_a_face_is_the_judges(landmarks):
+    rng = np.random.default_rng(0)
+    crop = cache.cv2.GaussianBlur(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8), (0, 0), 2)
+    region = Region(Kind.FACE, (7.5, 8, 24, 28), landmarks=landmarks)
+    theta = torch.tensor([cache.theta_of(region, (32, 32))], dtype=torch.float32)
+    seen = images.to_images(identity.crop_faces(images.to_tensor([crop]), theta, 112))[0]
+    assert np.abs(seen.astype(int) - align(crop, region, 112)).max() <= 2
+
+
+@pytest.mark.parametrize("quad", [((20, 9), (70, 6), (71, 20), (19, 24)), None], ids=["quad", "box"])
+def test_the_losss_view_of_a_plate_is_the_judges(quad):
+    rng = np.random.default_rng(0)
+    crop = cache.cv2.GaussianBlur(rng.integers(0, 256, (32, 96, 3), dtype=np.uint8), (0, 0), 2)
+    region = Region(Kind.PLATE, (19, 6, 71, 24), quad=quad)
+    matrix = torch.tensor([cache.reading_of(region, (32, 96))], dtype=torch.float32)
+    seen = images.to_images(crop_plates(images.to_tensor([crop]), matrix, INPUT_HW))[0]
+    judged = plate_crop(crop, region).astype(int)
+    # With a box the judge's margin counts from the box, not from the crop: a difference of a third of a percent.
+    assert np.abs(seen.astype(int) - judged).mean() <= (1 if quad else 3)

@@ -1,0 +1,246 @@
+import copy
+import inspect
+import math
+
+import pytest
+import torch
+
+from anony_pipeline.errors import AnonyPipelineError
+from anony_pipeline.structures.regions import Kind
+from anony_pipeline.training import batches, joint, pretrain
+from anony_pipeline.training.objective import Objective
+from anony_pipeline.training.state import TrainingState
+from anony_pipeline_tests.training import tiny
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def parts(data, config):
+    """State, objective and a function that draws a batch."""
+
+    def make(stage="joint", **changes):
+        settings = config(**changes)
+        networks = tiny.make_networks(settings)
+        state = TrainingState.fresh(settings, stage, networks)
+        objective = Objective(tiny.make_critics(settings), networks.discriminator, settings.loss, margin=-1.0)
+        return state, objective
+
+    return make
+
+
+def draw(data, state, kind, size=2):
+    samples = data.samples[kind]
+    indices = range(size)
+    noise = torch.randn(
+        state.networks.generator.noise_shape(size, samples.masks.shape[1:]), generator=torch.manual_seed(5)
+    )
+    return batches.assemble(samples, indices, samples.masks[list(indices)], noise, CPU)
+
+
+def weights_of(module):
+    return {name: value.detach().clone() for name, value in module.state_dict().items()}
+
+
+def changed(before, module):
+    return {name for name, value in module.state_dict().items() if not torch.equal(before[name], value)}
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        (Kind.FACE, {"l1", "perceptual", "id", "adv", "detection"}),
+        (Kind.PLATE, {"l1", "perceptual", "adv", "detection", "reading", "read_suppress"}),
+    ],
+    ids=["face", "plate"],
+)
+def test_each_kind_has_its_losses(parts, data, kind, expected):
+    state, objective = parts()
+    scalars = joint.step_generator(state, draw(data, state, kind), objective)
+    assert set(scalars) == expected | {"gradient_norm"}
+    assert all(math.isfinite(value) for value in scalars.values())
+
+
+def test_a_generator_step_changes_only_the_adapter_of_its_kind(parts, data):
+    state, objective = parts()
+    nets = state.networks
+    before = {name: weights_of(getattr(nets, name)) for name in ("generator", "discriminator", "detector")}
+    # LoRA's second factor is zero at first, so the first step moves only that one.
+    for _ in range(2):
+        joint.step_generator(state, draw(data, state, Kind.FACE), objective)
+    moved = changed(before["generator"], nets.generator)
+    assert moved
+    assert all(".lora_" in name and ".face." in name for name in moved)
+    assert not changed(before["detector"], nets.detector)
+    # Spectral normalization's power iteration goes on with every look; the weights stay.
+    assert all(name.endswith(("_u", "_v")) for name in changed(before["discriminator"], nets.discriminator))
+
+
+def test_a_discriminator_step_changes_the_discriminator_alone(parts, data):
+    state, objective = parts()
+    joint.step_generator(state, draw(data, state, Kind.PLATE), objective)
+    before = {name: weights_of(getattr(state.networks, name)) for name in ("generator", "detector")}
+    critic = weights_of(state.networks.discriminator)
+    scalars = joint.step_discriminator(state, state.generated)
+    assert set(scalars) == {"discriminator", "r1"}
+    assert changed(critic, state.networks.discriminator)
+    assert not changed(before["generator"], state.networks.generator)
+    assert not changed(before["detector"], state.networks.detector)
+
+
+def test_a_detector_step_lowers_its_loss(parts, data):
+    state, _ = parts(lr__detector=3e-3)
+    batch = batches.draw_detector_batch(data, None, size=2, seed=0, step=0, device=CPU)
+    losses = [joint.step_detector(state, batch)["detector"] for _ in range(8)]
+    assert losses[-1] < losses[0]
+
+
+def test_what_the_generator_made_is_kept_without_its_graph(parts, data):
+    state, objective = parts()
+    batch = draw(data, state, Kind.FACE)
+    joint.step_generator(state, batch, objective)
+    made = state.generated
+    assert made.outputs.grad_fn is None
+    outside = (batch.masks < 0.5).expand_as(made.outputs)
+    assert torch.equal(made.outputs[outside], batch.originals[outside])
+
+
+def test_a_loss_of_weight_zero_is_not_computed(parts, data):
+    state, objective = parts(
+        loss__id_suppress_weight=0, loss__adv_weight=0, loss__detection_weight=0, loss__perceptual_weight=0
+    )
+    objective.terms = {name: (lambda *_: pytest.fail("computed")) for name in objective.terms} | {
+        "l1": objective.terms["l1"]
+    }
+    assert set(joint.step_generator(state, draw(data, state, Kind.FACE), objective)) == {"l1", "gradient_norm"}
+
+
+def test_pretraining_measures_the_distance_to_the_target_alone(parts, data):
+    state, objective = parts("pretrain")
+    scalars = pretrain.step_pretrain(state, draw(data, state, Kind.FACE), objective)
+    assert set(scalars) == {"l1", "perceptual", "gradient_norm"}
+    assert state.generated is None
+
+
+def test_pretraining_comes_nearer_to_its_targets(parts, data):
+    state, objective = parts("pretrain", lr__generator=1e-2, loss__perceptual_weight=0, model__finetune__lora_rank=8)
+    batch = draw(data, state, Kind.PLATE)
+    losses = [pretrain.step_pretrain(state, batch, objective)["l1"] for _ in range(12)]
+    assert losses[-1] < 0.97 * losses[0]
+
+
+def test_accumulated_parts_give_the_gradient_of_the_whole_batch(parts, data):
+    gradients = []
+    for accumulation in (1, 2):
+        state, objective = parts(
+            "pretrain", training__accumulation=accumulation, loss__l1_weight=0, loss__perceptual_weight=1
+        )
+        batch = draw(data, state, Kind.FACE, size=4)
+        state.apply = lambda _: 0.0
+        joint.step_generator(state, batch, objective)
+        parameters = state.networks.generator.unet.named_parameters()
+        gradients.append({name: value.grad for name, value in parameters if value.grad is not None})
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, whole in gradients[0].items():
+        assert torch.allclose(gradients[1][name], whole, atol=1e-6, rtol=1e-3)
+
+
+def test_full_fine_tuning_changes_the_named_layers(parts, data):
+    state, objective = parts(model__finetune__use_lora=False)
+    before = weights_of(state.networks.generator)
+    joint.step_generator(state, draw(data, state, Kind.FACE), objective)
+    moved = changed(before, state.networks.generator)
+    assert moved
+    assert all(name.startswith("unet.mid_block") for name in moved)
+
+
+def test_bf16_trains_with_float32_adapters(data, config):
+    settings = config(precision="bf16")
+    networks = tiny.make_networks(settings)
+    networks.generator.unet.to(torch.bfloat16)
+    for value in state_parameters(networks):
+        value.data = value.data.float()
+    state = TrainingState.fresh(settings, "joint", networks)
+    objective = Objective(tiny.make_critics(settings), networks.discriminator, settings.loss, margin=-1.0)
+    scalars = joint.step_generator(state, draw(data, state, Kind.PLATE), objective)
+    assert all(math.isfinite(value) for value in scalars.values())
+    assert all(value.dtype == torch.float32 for value in state_parameters(networks))
+
+
+def state_parameters(networks):
+    return [value for name, value in networks.generator.unet.named_parameters() if ".lora_" in name]
+
+
+def test_a_loss_that_is_not_finite_is_skipped_and_counted(parts, data):
+    state, objective = parts()
+    batch = draw(data, state, Kind.FACE)
+    before = weights_of(state.networks.generator)
+    batch.targets[0, 0, 0, 0] = float("nan")
+    batch.masks[:, :, 0, 0] = 1
+    joint.step_generator(state, batch, objective)
+    assert state.progress.bad_steps == 1
+    assert not changed(before, state.networks.generator)
+    joint.step_generator(state, draw(data, state, Kind.FACE), objective)
+    assert state.progress.bad_steps == 1
+    assert changed(before, state.networks.generator)
+
+
+def test_a_gradient_that_is_not_finite_is_skipped_and_counted(parts):
+    state, _ = parts()
+    before = weights_of(state.networks.detector)
+    for value in state.networks.detector.parameters():
+        value.grad = torch.full_like(value, float("inf"))
+    state.apply("detector")
+    assert state.progress.bad_steps == 1
+    assert not changed(before, state.networks.detector)
+
+
+def test_too_many_bad_steps_stop_the_run_and_name_the_last_good_checkpoint(parts, tmp_path):
+    state, _ = parts(training__max_bad_steps=1)
+    state.last_saved = tmp_path / "step_000007"
+    state.skip("generator", "the loss is nan")
+    with pytest.raises(AnonyPipelineError, match=r"last good checkpoint is .*step_000007"):
+        state.skip("generator", "the loss is nan")
+
+
+def test_gradients_are_clipped(parts):
+    state, _ = parts(training__max_gradient_norm=0.5)
+    for value in state.networks.discriminator.parameters():
+        value.grad = torch.ones_like(value)
+    seen = []
+    state.optimizers["discriminator"].step = lambda: seen.append(
+        torch.nn.utils.get_total_norm([value.grad for value in state.networks.discriminator.parameters()])
+    )
+    norm = state.apply("discriminator")
+    assert norm > 0.5
+    assert float(seen[0]) == pytest.approx(0.5, rel=1e-3)
+
+
+def test_the_average_follows_the_weights_and_is_swapped_in_and_out(parts, data):
+    state, objective = parts()
+    start = copy.deepcopy(state.ema)
+    for _ in range(2):
+        joint.step_generator(state, draw(data, state, Kind.FACE), objective)
+    learned = {name: value.clone() for name, value in state.networks.generator.unet.named_parameters()}
+    name = next(name for name in state.ema if ".lora_B.face." in name)
+    between = (state.ema[name] - start[name]).norm(), (learned[name] - start[name]).norm()
+    assert 0 < between[0] < between[1]
+    with state.averaged():
+        inside = dict(state.networks.generator.unet.named_parameters())[name]
+        assert torch.equal(inside, state.ema[name])
+        assert not state.networks.generator.training
+    assert torch.equal(dict(state.networks.generator.unet.named_parameters())[name], learned[name])
+    assert state.networks.generator.training
+
+
+def test_the_identity_hinge_reaches_the_adapters(parts, data):
+    state, objective = parts(loss__l1_weight=0, loss__adv_weight=0, loss__detection_weight=0, loss__perceptual_weight=0)
+    scalars = joint.step_generator(state, draw(data, state, Kind.FACE), objective)
+    assert scalars["gradient_norm"] > 0
+
+
+@pytest.mark.parametrize("step", [joint.step_generator, joint.step_discriminator, joint.step_detector])
+def test_a_step_reads_like_the_algorithm(step):
+    source = inspect.getsource(step)
+    body = source.replace(step.__doc__, "")
+    assert len(body.splitlines()) <= 40

@@ -1,0 +1,60 @@
+import json
+import math
+
+import pytest
+
+from anony_pipeline.training.journal import COLUMNS, Journal, finite, read_metrics
+
+
+def test_rows_come_back_and_what_was_not_measured_stays_empty(tmp_path):
+    journal = Journal(tmp_path, "joint")
+    with journal.running(0, 2):
+        journal.record(1, {"l1": 0.5, "seconds": 3.25})
+        journal.record(1, {"detector": 2.0})
+        journal.record(2, {"l1": 0.25, "fid": math.nan})
+    assert read_metrics(journal.metrics_file) == [
+        {"step": 1, "l1": 0.5, "seconds": 3.25, "detector": 2},
+        {"step": 2, "l1": 0.25},
+    ]
+    assert journal.metrics_file.read_text().splitlines()[0] == ",".join(COLUMNS)
+
+
+def test_a_resumed_run_drops_the_rows_of_steps_that_were_lost(tmp_path):
+    journal = Journal(tmp_path, "joint")
+    with journal.running(0, 4):
+        for step in (1, 2, 3):
+            journal.record(step, {"l1": step / 10})
+    again = Journal(tmp_path, "joint")
+    with again.running(2, 4):
+        again.record(3, {"l1": 0.9})
+    assert [(row["step"], row["l1"]) for row in read_metrics(again.metrics_file)] == [(1, 0.1), (2, 0.2), (3, 0.9)]
+
+
+def test_a_run_that_begins_anew_begins_a_new_file(tmp_path):
+    for _ in range(2):
+        journal = Journal(tmp_path, "joint")
+        with journal.running(0, 1):
+            journal.record(1, {"l1": 0.1})
+    assert len(read_metrics(journal.metrics_file)) == 1
+
+
+def test_figures_survive_an_error_in_the_run(tmp_path):
+    journal = Journal(tmp_path, "joint")
+    with pytest.raises(RuntimeError, match="stop"), journal.running(0, 1):  # noqa: PT012 - what is raised inside matters
+        journal.record(1, {"l1": 0.1})
+        raise RuntimeError("stop")
+    assert read_metrics(journal.metrics_file) == [{"step": 1, "l1": 0.1}]
+
+
+def test_events_are_json_lines_and_reach_the_caller(tmp_path):
+    seen = []
+    journal = Journal(tmp_path, "pretrain", seen.append)
+    journal.event("saved", step=4, checkpoint="x")
+    journal.event("end", step=4)
+    lines = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
+    assert lines == seen
+    assert lines[0] == {"event": "saved", "stage": "pretrain", "step": 4, "checkpoint": "x"}
+
+
+def test_what_is_not_finite_is_left_out():
+    assert finite({"a": 1.0, "b": math.inf, "c": math.nan}) == {"a": 1.0}

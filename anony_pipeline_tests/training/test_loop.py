@@ -1,0 +1,243 @@
+import csv
+import dataclasses
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from anony_pipeline.errors import DatasetError
+from anony_pipeline.models.generator import Generator
+from anony_pipeline.ops import images
+from anony_pipeline.storage import manifests
+from anony_pipeline.training import loop, state
+from anony_pipeline.training.journal import COLUMNS
+from anony_pipeline_tests.training import conftest, tiny
+
+TENSORS = ("generator", "ema", "detector", "discriminator", "optimizer")
+
+
+def tensors_of(folder):
+    return {name: load_file(folder / f"{name}.safetensors") for name in TENSORS}
+
+
+def assert_same(first, second):
+    for name, tensors in tensors_of(first).items():
+        others = load_file(second / f"{name}.safetensors")
+        assert tensors.keys() == others.keys()
+        for key, value in tensors.items():
+            assert torch.equal(value, others[key]), f"{name}: {key}"
+    for name in ("state.json", "optimizer.json"):
+        one, two = (json.loads((folder / name).read_text()) for folder in (first, second))
+        for content in (one, two):
+            content.pop("seconds", None)
+        assert one == two
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_root, tmp_path_factory):
+    """One run of mode `auto`, with its configuration, report and events."""
+    folder = tmp_path_factory.mktemp("whole")
+    own = {"paths__outputs": str(folder / "outputs"), "paths__private": str(folder / "private")}
+    settings, events = tiny.make_config(tiny_root, **own), []
+    with pytest.MonkeyPatch.context() as patch:
+        report = conftest.patch_training(tiny_root, patch)(settings, on_event=events.append)
+    return settings, report, events
+
+
+def test_auto_pretrains_and_then_trains_jointly(whole):
+    settings, report, events = whole
+    assert (report.stage, report.step, report.finished) == ("joint", 2, True)
+    assert report.checkpoint == Path(settings.paths.outputs) / "checkpoints" / "step_000002"
+    assert (Path(settings.paths.outputs) / "pretrained" / "step_000001" / manifests.NAME).exists()
+    assert report.manifest_sha256 == manifests.sha256_of(report.checkpoint / manifests.NAME)
+    assert report.samples == {"face": 12, "license_plate": 6}
+    assert [event["event"] for event in events if event["stage"] == "joint"] == ["begin", "validated", "saved", "end"]
+    assert {"arcface_mean_sim", "easyocr_plate_acc", "fid", "val_map"} <= set(report.metrics)
+
+
+def test_the_metrics_file_has_the_plans_columns_first(whole):
+    _, report, _ = whole
+    with report.metrics_file.open() as file:
+        rows = list(csv.DictReader(file))
+    plan = ["step", "l1", "perceptual", "arcface_mean_sim", "easyocr_plate_acc", "fid", "val_map"]
+    assert list(rows[0])[: len(plan)] == plan
+    assert list(rows[0]) == list(COLUMNS)
+    assert [row["step"] for row in rows] == ["1", "2"]
+    assert rows[0]["fid"] == ""
+    assert float(rows[1]["fid"]) > 0
+    assert all(row["l1"] and row["discriminator"] and row["detector"] for row in rows)
+
+
+def test_pictures_show_original_masked_and_anonymized_and_are_private(whole):
+    settings, _, _ = whole
+    folder = Path(settings.paths.private) / "val_samples" / "step0002"
+    pictures = sorted(folder.glob("face_*.png"))
+    assert pictures
+    assert images.read(pictures[0]).shape == (32, 96, 3)
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert stat.S_IMODE(pictures[0].stat().st_mode) == 0o600
+
+
+def test_checkpoints_and_outputs_hold_no_pictures(whole):
+    settings, report, _ = whole
+    suffixes = {path.suffix for path in Path(settings.paths.outputs).rglob("*") if path.is_file()}
+    assert not suffixes & {".png", ".jpg", ".npy"}
+    assert {path.suffix for path in report.checkpoint.rglob("*") if path.is_file()} == {
+        ".safetensors",
+        ".json",
+        ".yaml",
+    }
+
+
+def test_a_finished_run_is_not_trained_again(whole, tiny_training):
+    settings, first, _ = whole
+    second = tiny_training(settings)
+    assert second.manifest_sha256 == first.manifest_sha256
+    assert second.resumed_from == 2
+
+
+@pytest.mark.parametrize(
+    ("stage", "change", "same"),
+    [
+        ("pretrain", {"loss__adv_weight": 0.2}, True),
+        ("pretrain", {"lr__generator": 1e-3}, False),
+        ("joint", {"loss__adv_weight": 0.2}, False),
+        ("joint", {"training__batch_size": 3}, False),
+        ("joint", {"training__max_steps": 9, "checkpoint__keep_last": 7, "paths__outputs": "/elsewhere"}, True),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else str(value),
+)
+def test_a_run_is_resumed_only_with_settings_that_give_the_same(config, stage, change, same):
+    prints = [loop.fingerprint(config(**changes), stage, "data") for changes in ({}, change)]
+    assert (prints[0] == prints[1]) is same
+
+
+def test_another_beginning_is_another_run(config):
+    assert loop.fingerprint(config(), "joint", "a") != loop.fingerprint(config(), "joint", "b")
+
+
+def test_a_resumed_run_ends_in_the_same_weights_bit_for_bit(tiny_training, config, tmp_path):
+    def settings(name):
+        # Three of six steps end in the middle of a cycle.
+        outputs = {"paths__outputs": str(tmp_path / name), "alternating__generator": 2}
+        return config(**outputs, training__validate_every_steps=4)
+
+    unbroken = tiny_training(settings("whole"), mode="joint", max_steps=6)
+    tiny_training(settings("parts"), mode="joint", max_steps=3)
+    resumed = tiny_training(settings("parts"), mode="joint", max_steps=6)
+    assert resumed.resumed_from == 3
+    assert_same(unbroken.checkpoint, resumed.checkpoint)
+
+
+def test_a_request_to_stop_saves_and_the_next_run_goes_on(tiny_training, config, tmp_path):
+    unbroken = tiny_training(config(paths__outputs=str(tmp_path / "whole")), mode="joint", max_steps=4)
+    asked = []
+
+    def should_stop():
+        asked.append(None)
+        # In the middle of the second cycle: the generator acted, the others did not yet.
+        return len(asked) >= 4
+
+    settings = config(paths__outputs=str(tmp_path / "parts"))
+    stopped = tiny_training(settings, mode="joint", max_steps=4, should_stop=should_stop)
+    assert (stopped.finished, stopped.step) == (False, 2)
+    resumed = tiny_training(settings, mode="joint", max_steps=4)
+    assert resumed.finished
+    assert_same(unbroken.checkpoint, resumed.checkpoint)
+
+
+def test_a_cycle_calls_the_generator_once(tiny_training, config, monkeypatch):
+    calls = []
+    fill = Generator.fill
+
+    def counted(self, *args, **kwargs):
+        if self.training:
+            calls.append(torch.is_grad_enabled())
+        return fill(self, *args, **kwargs)
+
+    monkeypatch.setattr(Generator, "fill", counted)
+    report = tiny_training(config(), mode="joint", max_steps=3)
+    row = list(csv.DictReader(report.metrics_file.open()))[-1]
+    assert all(row[name] for name in ("l1", "discriminator", "detector"))
+    assert calls == [True] * 3
+
+
+def test_detector_and_discriminator_may_learn_alone(tiny_training, config):
+    report = tiny_training(config(alternating__generator=0), mode="joint", max_steps=2)
+    assert report.step == 2
+    row = list(csv.DictReader(report.metrics_file.open()))[-1]
+    assert row["l1"] == ""
+    assert row["discriminator"]
+
+
+def test_without_a_discriminator_the_others_go_on(tiny_training, config):
+    report = tiny_training(config(model__discriminator__enabled=False), mode="joint", max_steps=1)
+    assert not (report.checkpoint / "discriminator.safetensors").exists()
+
+
+@pytest.mark.parametrize(("left", "gone"), [("face", "license_plate"), ("license_plate", "face")])
+def test_one_kind_alone_trains_and_says_so(tiny_training, config, monkeypatch, tmp_path, caplog, left, gone):
+    coco = tiny.make_coco(tmp_path / "own", faces=left == "face", plates=left != "face")
+    monkeypatch.setattr(loop.loaders, "open_split", lambda config, split: coco)
+    own = {f"paths__{name}": str(tmp_path / name) for name in ("targets", "cache")}
+    report = tiny_training(config(**own), mode="joint", max_steps=1)
+    assert set(report.samples) == {left}
+    assert f"no {gone} with a target" in caplog.text
+
+
+def test_an_empty_data_set_is_refused(tiny_training, config, monkeypatch, tiny_root):
+    coco = tiny.coco.load(tiny_root / "unified_train.json")
+    empty = dataclasses.replace(coco, annotations=[])
+    monkeypatch.setattr(loop.loaders, "open_split", lambda config, split: empty)
+    with pytest.raises(DatasetError, match="nothing to train on"):
+        tiny_training(config())
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+import pytest
+from anony_pipeline_tests.training import conftest, tiny
+from anony_pipeline.training import loop
+import torch
+torch.set_num_threads(1)
+root, outputs = Path(sys.argv[1]), sys.argv[2]
+with pytest.MonkeyPatch.context() as patch:
+    train = conftest.patch_training(root, patch)
+    changes = {"paths__outputs": outputs, "paths__private": outputs + "/private", "checkpoint__save_every_steps": 1}
+    train(tiny.make_config(root, **changes), mode="joint", max_steps=8)
+"""
+
+
+@pytest.mark.slow
+def test_kills_at_random_moments_end_in_the_same_weights(tiny_root, tmp_path):
+    script = tmp_path / "run.py"
+    script.write_text(textwrap.dedent(SCRIPT))
+
+    def start(name):
+        command = [sys.executable, str(script), str(tiny_root), str(tmp_path / name)]
+        return subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+    assert start("whole").wait(timeout=200) == 0
+    checkpoints = tmp_path / "killed" / "checkpoints"
+    for step in (1, 3, 6):
+        process = start("killed")
+        deadline = time.monotonic() + 100
+        while process.poll() is None and time.monotonic() < deadline:
+            saved = state.list_checkpoints(checkpoints)
+            if saved and saved[-1].step >= step:
+                process.send_signal(signal.SIGKILL)
+                break
+            time.sleep(0.02)
+        process.wait(timeout=100)
+    assert start("killed").wait(timeout=200) == 0
+    assert_same(tmp_path / "whole" / "checkpoints" / "step_000008", checkpoints / "step_000008")
