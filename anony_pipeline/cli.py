@@ -19,7 +19,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Replace faces and licence plates in street images by generated ones; measure what leaked and what was lost.",
 )
-out = Console()
+# A log or a notebook has no width; eighty columns would cut the scorecard's figures.
+out = Console(width=None if sys.stdout.isatty() else 150)
 err = Console(stderr=True)
 
 EXIT_USER_ERROR = 2

@@ -1,10 +1,13 @@
 """From a checkpoint folder to an anonymizer that is ready to work."""
 
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from anony_pipeline.anonymize.anonymizer import Anonymizer, Detect
@@ -17,12 +20,14 @@ from anony_pipeline.errors import CheckpointError
 from anony_pipeline.models import detector as detectors
 from anony_pipeline.models import generator as generators
 from anony_pipeline.models import lora
+from anony_pipeline.models.detector import Detector, YuNet
 from anony_pipeline.models.generator import Generator
 from anony_pipeline.models.reader import Reader, load_reader
 from anony_pipeline.models.recognizer import Recognizer, load_recognizer
 from anony_pipeline.plates.styles import load_styles
 from anony_pipeline.runtime import device as devices
 from anony_pipeline.storage import manifests
+from anony_pipeline.structures.regions import Region
 
 FORMAT = "anony_pipeline.checkpoint/1"
 
@@ -130,6 +135,8 @@ def load_adapted(checkpoint: Checkpoint, device: torch.device) -> Generator:
     dtype = devices.choose_dtype(_precision(checkpoint.config, device), device)
     generator = generators.load_generator(checkpoint.config, device=device, dtype=dtype)
     lora.load_adapters(generator, checkpoint.folder / "adapters")
+    # Convolutions are a third faster with the channels innermost, on CPUs and on GPUs in half precision.
+    generator.unet.to(memory_format=torch.channels_last)
     return generator.eval()
 
 
@@ -148,8 +155,23 @@ def load_verifiers(config: Config, device: torch.device) -> tuple[Recognizer, Re
 
 def load_detect(checkpoint: Checkpoint, device: torch.device) -> Detect:
     """The checkpoint's own detector as a function."""
-    network = detectors.load_detector(checkpoint.folder / "detector.safetensors").to(device).eval()
-    return lambda images_rgb, threshold: detectors.detect(network, list(images_rgb), threshold)
+    network = detectors.load_detector(checkpoint.folder / "detector.safetensors", device=str(device))
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing from torch's stubs
+    return partial(find, network)
+
+
+def find(detector: Detector | YuNet, images_rgb: Sequence[np.ndarray], threshold: float) -> list[list[Region]]:
+    """What a detector finds, in the batches that suit its device.
+
+    Args:
+        detector: A network or an adapter.
+        images_rgb: ``(H, W, 3)`` uint8.
+        threshold: Least score.
+    """
+    if isinstance(detector, Detector) and next(detector.parameters()).device.type == "cpu":
+        # A batch of large maps leaves a CPU's cache: one by one takes a fifth less time and a quarter of the memory.
+        return [detectors.detect(detector, [image], threshold)[0] for image in images_rgb]
+    return detectors.detect(detector, list(images_rgb), threshold)
 
 
 def _precision(config: Config, device: torch.device) -> str:

@@ -27,5 +27,5 @@ class Policy:
     min_region_px: float = 8
     max_similarity: float = 0.4
     attempts: int = 2
-    batch_size: int = 16
+    batch_size: int = 8
     solid_color: tuple[int, int, int] = (96, 96, 96)

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from anony_pipeline.anonymize.loading import Checkpoint, load_verifiers
+from anony_pipeline.anonymize.loading import Checkpoint, find, load_verifiers
 from anony_pipeline.config.schema import Config
 from anony_pipeline.evaluation.schema import Panel
 from anony_pipeline.models import detector as detectors
@@ -45,6 +45,8 @@ class LoadedDetector:
         """
         if detector.judge is None:
             raise ValueError("a detector without a card can't judge")
+        if isinstance(detector, Detector):
+            detector.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing from torch's stubs
         self._detector = detector
         self.judge = detector.judge
         self._seen: list[tuple[np.ndarray, list[Region]]] = []
@@ -53,7 +55,7 @@ class LoadedDetector:
         """See `DetectorJudge.find`. Images of the last call are not looked at again."""
         new = [asked for asked in images_rgb if not any(image is asked for image, _ in self._seen)]
         if new:
-            looked = list(zip(new, detectors.detect(self._detector, new, LOWEST_SCORE), strict=True))
+            looked = list(zip(new, find(self._detector, new, LOWEST_SCORE), strict=True))
             self._seen = [(image, found) for image, found in self._seen if any(image is a for a in images_rgb)] + looked
         return [next(found for image, found in self._seen if image is asked) for asked in images_rgb]
 

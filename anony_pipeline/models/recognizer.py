@@ -251,8 +251,12 @@ class OnnxRecognizer:
         sha256 = weights.check_sha256(path, None)
         wanted = ["CUDAExecutionProvider"] if device.startswith("cuda") else []
         providers = [name for name in wanted if name in onnxruntime.get_available_providers()]
+        options = onnxruntime.SessionOptions()
+        # Its threads would go on spinning after each call and take the cores from torch: a reader asked next needs
+        # twice as long.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
-            model = model_zoo.get_model(str(path), providers=[*providers, "CPUExecutionProvider"])
+            model = model_zoo.get_model(str(path), providers=[*providers, "CPUExecutionProvider"], sess_options=options)
         except (
             RuntimeError,
             ValueError,

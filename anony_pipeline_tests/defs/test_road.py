@@ -23,16 +23,27 @@ def test_one_run_materializes_every_asset_and_every_style(done):
     assert [what for what, *_ in done.house.asked] == ["train", "train", "evaluate"], "models load once for all styles"
 
 
-def test_each_style_has_its_own_figures(done):
+def of_styles(done, key):
+    """The metadata of an asset's materializations by plate style."""
     events = done.result.asset_materializations_for_node("judged")
-    shown = {event.partition: event.metadata for event in events if event.asset_key == dg.AssetKey("fid")}
+    return {event.partition: event.metadata for event in events if event.asset_key == dg.AssetKey(key)}
+
+
+def test_each_style_has_its_own_figures(done):
+    shown = of_styles(done, "fid")
     assert set(shown) == set(STYLE_KEYS)
     assert shown["FR"]["fid"].value == pytest.approx(0.2)
     assert shown["unspecified"]["fid"].value == pytest.approx(1.1)
 
 
+def test_a_style_without_figures_shows_none_of_another(done):
+    shown = of_styles(done, "fid")["BR"]
+    assert shown["fid/reason"].value == "not in the scorecard"
+    assert "fid" not in shown
+
+
 def test_a_figure_that_is_null_is_shown_with_its_reason(done):
-    assert latest(done.instance, "arcface_similarity").metadata["reid_rank1/reason"].value == "too few people"
+    assert of_styles(done, "arcface_similarity")["FR"]["reid_rank1/reason"].value == "too few people"
 
 
 def test_the_checkpoint_is_a_partition_with_its_version_and_its_figures(done):

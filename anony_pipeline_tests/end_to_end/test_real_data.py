@@ -88,7 +88,8 @@ def card(run):
 
 
 def test_both_sources_are_unified_with_what_they_leave_unlabelled(run):
-    images = json.loads((run / "unified" / "unified_train.json").read_text())["images"]
+    files = [run / "unified" / f"unified_{split}.json" for split in ("train", "val")]
+    images = [image for file in files for image in json.loads(file.read_text())["images"]]
     unlabelled = {image["source"]: image["not_exhaustive_category_ids"] for image in images}
     assert unlabelled == {"widerface": [2], "pp4av": [1]}
 

@@ -70,7 +70,7 @@ def test_rounding_is_always_outward_and_stays_in_the_image(rows):
     assert (rounded[:, 2:] >= clipped[:, 2:]).all()
     assert (rounded >= 0).all()
     assert (rounded <= [32, 16, 32, 16]).all()
-    assert (np.abs(rounded - clipped) < 1).all()
+    assert (np.abs(rounded - clipped) <= 1).all()
 
 
 @given(box_arrays(), st.sampled_from([0.5, 1.0, 1.5, 2.0]))
