@@ -51,7 +51,7 @@ test: $(READY)
 	$(BIN)/python -m pytest -q
 
 test-slow: $(READY)
-	$(BIN)/python -m pytest -q -m "slow or not slow"
+	HYPOTHESIS_PROFILE=new $(BIN)/python -m pytest -q -m "slow or not slow"
 
 check: $(READY)
 	$(BIN)/ruff format --check .

@@ -267,11 +267,13 @@ def load_generator(config: Config, *, device: torch.device, dtype: torch.dtype) 
         tiny_vae=_tiny_vae(_folder(config, settings.tiny_vae)) if settings.tiny_vae else None,
     )
     generator.to(device)
-    generator.unet.to(dtype)
     # SDXL's own autoencoder overflows in fp16, and says so.
-    generator.vae.to(torch.float32 if getattr(generator.vae.config, "force_upcast", False) else dtype)
-    if generator.tiny_vae is not None:
-        generator.tiny_vae.to(dtype)
+    vae_dtype = torch.float32 if getattr(generator.vae.config, "force_upcast", False) else dtype
+    for part, wanted in ((generator.unet, dtype), (generator.vae, vae_dtype), (generator.tiny_vae, dtype)):
+        if part is not None and part.dtype != wanted:
+            part.to(wanted)
+    # Convolutions are a third faster with the channels innermost, on CPUs and on GPUs in half precision.
+    generator.unet.to(memory_format=torch.channels_last)
     if settings.enable_xformers:
         _enable_xformers(generator, device)
     if settings.gradient_checkpointing:
