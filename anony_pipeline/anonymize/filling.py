@@ -57,7 +57,7 @@ class Filler:
             secret: Serials follow from it and the plate's track; without it nobody can link the two.
         """
         self.generator = generator
-        self.styles, self.secret = styles, secret
+        self.styles, self.secret, self.blocked = styles, secret, config.plate_text_blocked
         self.sizes_hw = {Kind.FACE: face_targets.face_size_hw(config), Kind.PLATE: plate_targets.plate_size_hw(config)}
         self.context = config.model.generator.context
         self.font_ratios = (config.plate_text_font_ratio_min, config.plate_text_font_ratio_max)
@@ -72,7 +72,7 @@ class Filler:
 
     def serial(self, style: str, track: str, avoid: Sequence[str]) -> str:
         """The new serial of a plate: the same for the same track."""
-        return serials.keyed_serial(self.styles[style], self.secret, track, avoid=avoid)
+        return serials.keyed_serial(self.styles[style], self.secret, track, avoid=avoid, blocked=self.blocked)
 
     def fill(self, tasks: Sequence[Task]) -> list[np.ndarray]:
         """Generate the crops of regions of one kind, in one batch.

@@ -24,7 +24,7 @@ from anony_pipeline.models.detector import Detector, YuNet
 from anony_pipeline.models.generator import Generator
 from anony_pipeline.models.reader import Reader, load_reader
 from anony_pipeline.models.recognizer import Recognizer, load_recognizer
-from anony_pipeline.plates.styles import load_styles
+from anony_pipeline.plates.styles import configured_styles
 from anony_pipeline.runtime import device as devices
 from anony_pipeline.storage import manifests
 from anony_pipeline.structures.regions import Region
@@ -126,7 +126,7 @@ def assemble(
     score = config.evaluation.detection_threshold if threshold is None else threshold
     policy = replace(Policy(), threshold=score, min_region_px=config.data.min_region_px)
     return Anonymizer(
-        Filler(generator, config, load_styles(), secret), verifier, detect=detect, policy=policy, seed=config.seed
+        Filler(generator, config, configured_styles(), secret), verifier, detect=detect, policy=policy, seed=config.seed
     )
 
 

@@ -317,6 +317,9 @@ class Config(Section):
     plate_text_font_ratio_max: Annotated[float, Field(gt=0, le=1)] = Field(
         0.75, description="glyph height over plate height, at most"
     )
+    plate_text_blocked: tuple[str, ...] = Field(
+        (), description="texts that no new plate contains; separators and case don't count"
+    )
     paths: Paths = Paths()
     data: Data
     model: Models = Models()

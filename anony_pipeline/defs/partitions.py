@@ -5,14 +5,13 @@ from typing import Any
 
 import dagster as dg
 
-from anony_pipeline import project
 from anony_pipeline.plates import styles
 
 # BackfillPolicy is still marked beta; the warning would stand before each command's own output.
 warnings.filterwarnings("ignore", category=dg.BetaWarning)
 
 UNSPECIFIED = "unspecified"
-STYLE_KEYS = [*sorted(set(styles.load_styles(project.plate_styles_folder())) - {UNSPECIFIED}), UNSPECIFIED]
+STYLE_KEYS = [*sorted(set(styles.configured_styles()) - {UNSPECIFIED}), UNSPECIFIED]
 
 STYLES = dg.StaticPartitionsDefinition(STYLE_KEYS)
 CHECKPOINTS = dg.DynamicPartitionsDefinition(name="checkpoint")

@@ -42,7 +42,7 @@ from anony_pipeline.evaluation.schema import (
 )
 from anony_pipeline.models import lora
 from anony_pipeline.models.generator import Generator
-from anony_pipeline.plates.styles import load_styles
+from anony_pipeline.plates.styles import configured_styles
 from anony_pipeline.runtime import device as devices
 from anony_pipeline.runtime import seeding
 from anony_pipeline.storage import atomic, manifests
@@ -234,7 +234,7 @@ def _baseline(name: str, anonymizer: Anonymizer, generator: Generator, donors: b
         return baselines.redaction(name)
     if donors is None:
         raise ValueError(f"{name} needs donors")
-    return baselines.other_face(donors) if name == "other_face" else baselines.fit(donors, load_styles())
+    return baselines.other_face(donors) if name == "other_face" else baselines.fit(donors, configured_styles())
 
 
 def _scorecard(

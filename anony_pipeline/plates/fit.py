@@ -7,15 +7,14 @@ import cv2
 import numpy as np
 
 from anony_pipeline.errors import MediaError
-from anony_pipeline.ops import crops
 from anony_pipeline.plates import appearance, render
 from anony_pipeline.plates.appearance import Appearance
-from anony_pipeline.plates.quads import Quad, check_region, find_quad
+from anony_pipeline.plates.quads import Quad, find_quad
 from anony_pipeline.plates.styles import PlateStyle
 from anony_pipeline.structures import boxes
 from anony_pipeline.structures.regions import Region
 
-__all__ = ["FittedPlate", "Quad", "anchor", "find_quad", "fit"]
+__all__ = ["FittedPlate", "Quad", "find_quad", "fit"]
 
 MIN_WIDTH_PX, MIN_HEIGHT_PX = 6, 3
 """A smaller plate is filled from its surroundings: no character could be seen on it."""
@@ -90,37 +89,6 @@ def fit(image_rgb: np.ndarray, region: Region, plate_rgb: np.ndarray) -> FittedP
     mask = np.zeros(image_rgb.shape[:2], np.float32)
     mask[rows, columns] = place.hole
     return FittedPlate(result, mask, quad, look)
-
-
-def anchor(
-    image_rgb: np.ndarray,
-    region: Region,
-    style: PlateStyle,
-    serial: str,
-    window: crops.Window,
-    size_hw: tuple[int, int],
-    font_ratio: float,
-) -> np.ndarray:
-    """The generator's anchor of a plate: the crop with a plate of this style and serial fitted into it.
-
-    Args:
-        image_rgb: ``(H, W, 3)`` uint8, the whole image.
-        region: The plate.
-        style: The new plate's style.
-        serial: The new plate's text.
-        window: The crop's place in the image, see `ops.crops`.
-        size_hw: The crop's height and width in px.
-        font_ratio: The characters' height over the plate's, drawn by the caller.
-
-    Returns:
-        ``(H, W, 3)`` uint8 crop.
-
-    Raises:
-        DatasetError: See `fit`.
-    """
-    check_region(image_rgb, region)
-    plate = render.render(style, serial, drawing_size(style, region), font_ratio=font_ratio)
-    return crops.cut(fit(image_rgb, region, plate).image, window, size_hw)
 
 
 def drawing_size(style: PlateStyle, region: Region) -> tuple[int, int]:

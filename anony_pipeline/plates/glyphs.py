@@ -11,7 +11,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from anony_pipeline.errors import ConfigError
-from anony_pipeline.plates.styles.schema import Font
+from anony_pipeline.plates import strokes
+from anony_pipeline.plates.styles.schema import Font, Script
 
 LOG = logging.getLogger(__name__)
 MASTER_PX = 192
@@ -31,7 +32,7 @@ def find_face(face: str) -> Path | None:
 def _system_faces() -> dict[str, Path]:
     windows = Path(os.environ.get("WINDIR", "C:/Windows")) / "Fonts"
     folders = [*(Path(folder).expanduser() for folder in SYSTEM_FOLDERS), windows]
-    files = (path for folder in folders if folder.is_dir() for path in sorted(folder.rglob("*.[tTo]*[fF]")))
+    files = (path for folder in folders if folder.is_dir() for path in sorted(folder.rglob("*.[tTo]*[fFcC]")))
     return {path.stem.lower(): path for path in files}
 
 
@@ -61,7 +62,7 @@ def face_file(face: str, fallback: str, package: str) -> Path:
 
 def width_over_height(font: Font, character: str) -> float:
     """The ink width of a character over the height of the capitals."""
-    master = _master(face_file(font.face, font.fallback, font.package), character, font.condense, font.weight)
+    master = _master_of(font, character)
     return master.shape[1] / master.shape[0]
 
 
@@ -77,11 +78,55 @@ def character_mask(font: Font, character: str, size_hw: tuple[int, int]) -> np.n
     Returns:
         ``(h, w)`` uint8, 255 where the ink covers the pixel. Shared: not to be written to.
     """
-    master = _master(face_file(font.face, font.fallback, font.package), character, font.condense, font.weight)
+    master = _master_of(font, character)
     shrinks = size_hw[0] < master.shape[0]
     mask = cv2.resize(master, size_hw[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
     mask.setflags(write=False)
     return mask
+
+
+@functools.lru_cache(maxsize=4096)
+def _master_of(font: Font, character: str) -> np.ndarray:
+    if font.face == strokes.FACE and character in strokes.SKELETONS:
+        return strokes.master(character, font.condense, font.weight, font.roundness)
+    if character.isascii() or not font.scripts:
+        face = font.fallback if font.face == strokes.FACE else font.face
+        return _master(face_file(face, font.fallback, font.package), character, font.condense, font.weight)
+    # Characters of another script keep their own proportions.
+    return _master(_script_file(font, character), character, 1.0, 0.0)
+
+
+def _script_file(font: Font, character: str) -> Path:
+    """The first of the font's faces of other scripts that has a picture of the character; else the fallback."""
+    for script in font.scripts:
+        found = find_face(script.face)
+        if found is not None and has_picture(found, character):
+            return found
+    _warn_of_missing_script(font.scripts, font.fallback)
+    replacement = find_face(font.fallback)
+    if replacement is None:
+        raise ConfigError("a plate's fallback font is not installed", where="font.fallback", got=font.fallback)
+    return replacement
+
+
+@functools.cache
+def _warn_of_missing_script(scripts: tuple[Script, ...], fallback: str) -> None:
+    faces, packages = (" or ".join(getattr(script, name) for script in scripts) for name in ("face", "package"))
+    LOG.warning(
+        "no font with the plate's script is installed (%s); %s draws an empty box for such characters. To have them, "
+        "install %s",
+        faces,
+        fallback,
+        packages,
+    )
+
+
+@functools.cache
+def has_picture(file: Path, character: str) -> bool:
+    """Whether a font draws a character as something else than what it draws for one that it doesn't know."""
+    font = _font(file)
+    unknown, known = (bytes(font.getmask(text)) for text in ("\U0010ffff", character))
+    return known != unknown
 
 
 @functools.lru_cache(maxsize=2048)

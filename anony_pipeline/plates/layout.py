@@ -44,14 +44,15 @@ def place(style: PlateStyle, serial: str, font_ratio: float) -> list[Placed]:
     """
     rows = _rows(style.serial.split(serial) or _as_written(serial))
     x_min, y_min, x_max, y_max = style.text_area_mm
-    row_height = (y_max - y_min) / len(rows)
-    # Rows need some ground between them.
-    height = min(font_ratio * style.size_mm[1], row_height * (1 if len(rows) == 1 else 0.86))
-    placed = []
-    for number, row in enumerate(rows):
+    shares = style.row_shares if len(style.row_shares) == len(rows) else (1.0,) * len(rows)
+    placed, top = [], y_min
+    for row, share in zip(rows, shares, strict=True):
+        row_height = (y_max - y_min) * share / sum(shares)
+        # Rows need some ground between them.
+        height = min(font_ratio * style.size_mm[1], row_height * (1 if len(rows) == 1 else 0.86))
         items = [item for piece in row for item in _items(style, piece, height)]
-        middle = y_min + (number + 0.5) * row_height
-        placed += _place_row(style, items, height, (x_min, x_max), middle)
+        placed += _place_row(style, items, height, (x_min, x_max), top + row_height / 2)
+        top += row_height
     return placed
 
 

@@ -14,7 +14,14 @@ MIN_DISTANCE = 3
 TRIES = 10_000
 
 
-def draw(style: PlateStyle, rng: np.random.Generator, *, avoid: Collection[str] = ()) -> str:
+def draw(
+    style: PlateStyle,
+    rng: np.random.Generator,
+    *,
+    avoid: Collection[str] = (),
+    blocked: Collection[str] = (),
+    unissued: bool = False,
+) -> str:
     """Draw a serial uniformly over the style's grammar (by the patterns' weights, where they have some).
 
     Args:
@@ -22,39 +29,48 @@ def draw(style: PlateStyle, rng: np.random.Generator, *, avoid: Collection[str] 
         rng: Where the randomness comes from.
         avoid: Serials, with or without separators, that the result stays away from: never equal, never within edit
             distance 2.
+        blocked: Texts that no serial contains, whatever its separators.
+        unissued: From ranges that no authority issues, where the style knows some: such a serial is nobody's.
 
     Returns:
         The serial with its separators, such as ``AB-123-CD``.
 
     Raises:
-        ConfigError: If the grammar is too small to stay away from ``avoid``.
+        ConfigError: If the grammar is too small to stay away from ``avoid`` and ``blocked``.
     """
     refused = [normalize(text) for text in avoid]
+    words = [word for word in map(normalize, blocked) if word]
     for _ in range(TRIES):
-        serial = style.serial.propose(lambda count: int(rng.integers(count)))
+        serial = style.serial.propose(lambda count: int(rng.integers(count)), unissued=unissued)
         if serial is None:
             continue
         bare = normalize(serial)
+        if any(word in bare for word in words):
+            continue
         if all(edit_distance(bare, other) >= MIN_DISTANCE for other in refused):
             return serial
     raise ConfigError(
         "the style's grammar has too few serials to stay away from those to avoid",
         where=f"plate style {style.key}",
-        got=f"{len(refused)} to avoid, {TRIES} serials drawn in vain",
-        do="widen the grammar, or avoid fewer serials",
+        got=f"{len(refused)} to avoid, {len(words)} blocked, {TRIES} serials drawn in vain",
+        do="widen the grammar, or avoid and block fewer texts",
     )
 
 
-def keyed_serial(style: PlateStyle, secret: bytes, track: str, *, avoid: Collection[str] = ()) -> str:
+def keyed_serial(
+    style: PlateStyle, secret: bytes, track: str, *, avoid: Collection[str] = (), blocked: Collection[str] = ()
+) -> str:
     """Draw the serial of one physical plate: the same for the same secret, style and track, unpredictable without it.
 
-    HMAC-SHA256 (RFC 2104) of style and track seeds the generator; without the secret, nobody can link them.
+    HMAC-SHA256 (RFC 2104) of style and track seeds the generator; without the secret, nobody can link them. The
+    serial is one that no authority issues, where the style knows such ranges.
 
     Args:
         style: The plate's style.
         secret: At least 16 bytes; whoever deletes it makes the assignment irreversible.
         track: Names the physical plate.
         avoid: See `draw`; must be the same in each call for the result to be.
+        blocked: See `draw`.
 
     Raises:
         PrivacyError: If the secret is too short to be one.
@@ -69,7 +85,9 @@ def keyed_serial(style: PlateStyle, secret: bytes, track: str, *, avoid: Collect
             do="make one with secrets.token_bytes(32)",
         )
     digest = hmac.new(secret, f"{style.key}/{track}".encode(), hashlib.sha256).digest()
-    return draw(style, np.random.default_rng(int.from_bytes(digest, "big")), avoid=avoid)
+    return draw(
+        style, np.random.default_rng(int.from_bytes(digest, "big")), avoid=avoid, blocked=blocked, unissued=True
+    )
 
 
 def parse(text: str, styles: Mapping[str, PlateStyle]) -> list[str]:

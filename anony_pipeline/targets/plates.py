@@ -12,7 +12,7 @@ from anony_pipeline.datasets.coco import CocoSet
 from anony_pipeline.errors import DatasetError
 from anony_pipeline.ops import crops, images
 from anony_pipeline.plates import fit, render, serials
-from anony_pipeline.plates.styles import PlateStyle, load_styles
+from anony_pipeline.plates.styles import PlateStyle, configured_styles
 from anony_pipeline.runtime import progress, seeding
 from anony_pipeline.structures.regions import Kind, Region
 from anony_pipeline.targets import selection
@@ -20,7 +20,7 @@ from anony_pipeline.targets.report import TargetReport
 from anony_pipeline.targets.selection import Chosen
 from anony_pipeline.targets.store import TargetRecord, TargetStore, key_of
 
-VERSION = 1
+VERSION = 2
 """Of the code that draws, renders and fits: a change of what it makes raises it, and then targets are made anew."""
 
 METHOD = "render_fit"
@@ -44,15 +44,14 @@ class Drawn:
     seed: int
 
     def render(self, region: Region) -> np.ndarray:
-        """The plate seen from the front, ``(H, W, 3)`` uint8 RGB, as large as the region's place needs it."""
-        size_hw = fit.drawing_size(self.style, region)
+        """The plate seen from the front, ``(H, W, 3)`` uint8 RGB, in the shape and as large as the region needs it."""
+        style = self.style.shaped(_aspect(region))
+        size_hw = fit.drawing_size(style, region)
         rng = np.random.default_rng(self.seed)
-        return render.render(self.style, self.serial, size_hw, font_ratio=self.font_ratio, rng=rng)
+        return render.render(style, self.serial, size_hw, font_ratio=self.font_ratio, rng=rng)
 
 
-def make_plate_targets(
-    config: Config, coco: CocoSet, styles: Sequence[str], *, extra_styles: Path | None = None
-) -> dict[str, TargetReport]:
+def make_plate_targets(config: Config, coco: CocoSet, styles: Sequence[str]) -> dict[str, TargetReport]:
     """Make the targets of all plates of the given styles, and write one manifest ``plates_<style>.json`` a style.
 
     A plate belongs to its image's `plate_style`, or to `unspecified`.
@@ -60,13 +59,12 @@ def make_plate_targets(
     Args:
         config: With the font ratios, the crop's size and the seed.
         coco: The training split.
-        styles: The styles to make, of `plates.styles.style_keys()`.
-        extra_styles: A folder of further style files.
+        styles: The styles to make, keys of `plates.styles.configured_styles()`.
 
     Returns:
         One report a style, in the order of ``styles``.
     """
-    known = load_styles(extra_styles)
+    known = configured_styles()
     store = TargetStore(Path(config.paths.targets), config.paths.retention_days)
     chosen, _ = selection.choose(
         coco,
@@ -126,9 +124,24 @@ def draw(config: Config, style: PlateStyle, annotation: dict[str, object]) -> Dr
     """
     rng = seeding.numpy_generator(config.seed, f"serial {style.key}", int(str(annotation["id"])))
     original = annotation.get("serial")
-    serial = serials.draw(style, rng, avoid=[str(original)] if original else ())
+    serial = serials.draw(
+        style,
+        rng,
+        avoid=[str(original)] if original else (),
+        blocked=config.plate_text_blocked,
+        unissued=True,
+    )
     ratio = float(rng.uniform(config.plate_text_font_ratio_min, config.plate_text_font_ratio_max))
     return Drawn(style, serial, ratio, int(rng.integers(2**31)))
+
+
+def _aspect(region: Region) -> float:
+    if region.quad is None:
+        width, height = region.size_wh
+        return float(width / height)
+    quad = np.array(region.quad)
+    sides = np.hypot(*(np.roll(quad, -1, axis=0) - quad).T)
+    return float((sides[0] + sides[2]) / max(sides[1] + sides[3], 1e-6))
 
 
 def replace(image_rgb: np.ndarray, region: Region, drawn: Drawn) -> tuple[np.ndarray, np.ndarray]:

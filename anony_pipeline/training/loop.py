@@ -15,7 +15,7 @@ from anony_pipeline.datasets import loaders, unify
 from anony_pipeline.datasets.coco import CocoSet
 from anony_pipeline.errors import CheckpointError, DatasetError
 from anony_pipeline.losses import identity
-from anony_pipeline.plates.styles import style_keys
+from anony_pipeline.plates.styles import configured_styles
 from anony_pipeline.runtime.device import choose_device, choose_dtype
 from anony_pipeline.structures.regions import Kind
 from anony_pipeline.targets.faces import make_face_targets
@@ -112,7 +112,7 @@ def prepare(config: Config, coco: CocoSet) -> TrainingData:
         DatasetError: If no region has a target.
     """
     faces = make_face_targets(config, coco)
-    plates = make_plate_targets(config, coco, style_keys()).values()
+    plates = make_plate_targets(config, coco, list(configured_styles())).values()
     records = [*faces.records, *(record for report in plates for record in report.records)]
     data = cache.build(config, coco, records)
     for kind in Kind:

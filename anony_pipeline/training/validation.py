@@ -18,7 +18,7 @@ from anony_pipeline.models.features import FeatureExtractor, load_features
 from anony_pipeline.models.reader import Reader, load_reader
 from anony_pipeline.models.recognizer import Recognizer, align, load_recognizer
 from anony_pipeline.ops import crops, images, masks
-from anony_pipeline.plates.styles import load_styles
+from anony_pipeline.plates.styles import configured_styles
 from anony_pipeline.runtime import seeding
 from anony_pipeline.runtime.device import torch_generator
 from anony_pipeline.storage import private
@@ -144,7 +144,7 @@ class Validator:
     def _cut(self, taken: Sequence[tuple[dict[str, Any], list[Chosen]]]) -> None:
         parts: dict[Kind, list[tuple[np.ndarray, np.ndarray, np.ndarray, SampleRow]]] = {kind: [] for kind in Kind}
         regions = self.coco.regions_by_image()
-        styles = load_styles()
+        styles = configured_styles()
         for image, items in taken:
             pixels = images.read(self.coco.image_file(image))
             places = []

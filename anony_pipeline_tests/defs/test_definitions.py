@@ -8,7 +8,7 @@ import pytest
 
 from anony_pipeline.definitions import defs
 from anony_pipeline.defs.partitions import CHECKPOINTS, STYLE_KEYS, STYLES
-from anony_pipeline.plates.styles import style_keys
+from anony_pipeline.plates.styles import configured_styles
 
 GROUPS = {
     "datasets": {"widerface", "pp4av", "unified_coco"},
@@ -91,7 +91,7 @@ def test_checkpoints_are_the_history_with_a_partition_each():
 
 
 def test_the_styles_are_the_shipped_files_and_the_last_is_for_everything_else():
-    assert set(STYLE_KEYS) == set(style_keys())
+    assert set(STYLE_KEYS) == set(configured_styles())
     assert STYLE_KEYS[-1] == "unspecified"
     assert STYLE_KEYS[:-1] == sorted(STYLE_KEYS[:-1])
 

@@ -2,16 +2,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
 from anony_pipeline.errors import ConfigError
-from anony_pipeline.plates import styles
-from anony_pipeline.plates.styles import Grammar, load_style, load_styles, style_keys
+from anony_pipeline.plates import serials, styles
+from anony_pipeline.plates.styles import Grammar, configured_styles, load_style, load_styles
 
-SHIPPED = ["BR", "CH", "DE", "FR", "NL", "RO", "US_CA", "unspecified"]
+WANTED = """FR DE NL CH AT IT ES PT BE GB IE PL CZ RO SE NO TR UA US_CA US_NY US_TX CA_ON MX BR BR_MERCOSUR AR AU_NSW ZA_GP
+IN CN CN_GREEN JP KR"""
 
 
 def write(folder: Path, **changes) -> Path:
@@ -22,8 +24,10 @@ def write(folder: Path, **changes) -> Path:
 
 
 def test_shipped_styles_are_there_and_sorted():
-    assert style_keys() == SHIPPED
-    assert all(key == style.key for key, style in load_styles().items())
+    known = load_styles()
+    assert set(WANTED.split()) <= set(known)
+    assert [*known] == [*sorted(set(known) - {styles.NEUTRAL}), styles.NEUTRAL]
+    assert all(key == style.key for key, style in known.items())
 
 
 def test_every_style_says_where_its_facts_are_from():
@@ -33,14 +37,14 @@ def test_every_style_says_where_its_facts_are_from():
 
 
 def test_styles_load_without_torch_and_cv2():
-    code = "import sys, anony_pipeline.plates.styles as s; s.style_keys(); print({'torch', 'cv2'} & set(sys.modules))"
+    code = "import sys, anony_pipeline.plates.styles as s; s.load_styles(); print({'torch', 'cv2'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 
 
 def test_user_styles_join_the_shipped_ones(tmp_path):
     write(tmp_path, name="mine")
-    assert style_keys(tmp_path) == sorted([*SHIPPED, "XX"])
+    assert set(load_styles(tmp_path)) == {*load_styles(), "XX"}
     assert load_styles(tmp_path)["XX"].name == "mine"
     assert "XX" not in load_styles()
 
@@ -51,7 +55,42 @@ def test_a_user_style_replaces_the_shipped_one_of_its_key(tmp_path):
 
 
 def test_a_folder_that_is_not_there_holds_no_styles(tmp_path):
-    assert style_keys(tmp_path / "none") == SHIPPED
+    assert load_styles(tmp_path / "none") == load_styles()
+
+
+def test_styles_in_the_projects_folder_are_configured(tmp_path, monkeypatch):
+    folder = tmp_path / "configs" / "plate_styles"
+    folder.mkdir(parents=True)
+    (tmp_path / "dagster.yaml").touch()
+    write(folder)
+    monkeypatch.chdir(tmp_path)
+    assert configured_styles().keys() - load_styles().keys() == {"XX"}
+
+
+@pytest.mark.parametrize("style", load_styles().values(), ids=lambda style: style.key)
+def test_every_shape_bears_the_same_serials(style):
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        serial = serials.draw(style, rng)
+        for shape in style.shapes.values():
+            pieces = shape.serial.split(serial)
+            assert "".join(piece.text for piece in pieces) == serials.normalize(serial)
+            assert shape.key == style.key
+
+
+def test_the_shape_is_chosen_by_the_aspect():
+    style = load_styles()["FR"]
+    assert style.shaped(520 / 110) is style
+    assert style.shaped(3.2) is style
+    assert style.shaped(1.4).size_mm == (275, 200)
+    assert style.shaped(1.4).serial.rows == 2
+    assert load_styles()["US_CA"].shaped(9) is load_styles()["US_CA"]
+
+
+def test_a_shape_that_does_not_fit_is_told(tmp_path):
+    shape = {"size_mm": [200, 130], "text_area_mm": [10, 10, 300, 120], "glyph_height_mm": 45}
+    with pytest.raises(ConfigError, match=r"variants\.small: .*text_area_mm"):
+        load_style(write(tmp_path, variants={"small": shape}))
 
 
 def test_every_bad_file_is_named_with_its_key(tmp_path):

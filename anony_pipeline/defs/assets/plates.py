@@ -10,13 +10,12 @@ from anony_pipeline.defs.resources import Experiment
 @dg.asset(group_name="plates", kinds={"image"}, **PER_STYLE)
 def plate_samples(context: dg.AssetExecutionContext, experiment: Experiment) -> dg.MaterializeResult:
     """Rendered plates with drawn serials, a sheet a style."""
-    from anony_pipeline import project
     from anony_pipeline.ops import images
     from anony_pipeline.plates import samples, styles
     from anony_pipeline.storage.locations import location
 
     config = experiment.config()
-    known = styles.load_styles(project.plate_styles_folder())
+    known = styles.configured_styles()
     for key in styles_of(context):
         plates, serials = samples.draw(known[key], count=12, seed=config.seed)
         page = metadata.sheet(plates, cell_hw=(64, 224), columns=3)

@@ -23,14 +23,11 @@ def face_pseudo_targets(experiment: Experiment) -> dg.MaterializeResult:
 @dg.asset(group_name=GROUP, deps=["unified_coco", "plate_samples"], kinds={"image"}, **PER_STYLE)
 def plate_pseudo_targets(context: dg.AssetExecutionContext, experiment: Experiment) -> dg.MaterializeResult:
     """A fresh serial of the same style in the place of each plate of the training images."""
-    from anony_pipeline import project
     from anony_pipeline.datasets.loaders import open_split
     from anony_pipeline.targets import plates
 
     config = experiment.config()
-    reports = plates.make_plate_targets(
-        config, open_split(config, "train"), styles_of(context), extra_styles=project.plate_styles_folder()
-    )
+    reports = plates.make_plate_targets(config, open_split(config, "train"), styles_of(context))
     for style, report in reports.items():
         context.add_asset_metadata(metadata.of_targets(report, config), partition_key=style)
     return dg.MaterializeResult()

@@ -11,11 +11,21 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from anony_pipeline import project
 from anony_pipeline.errors import ConfigError
 from anony_pipeline.plates.styles.grammar import Grammar, Mark, Piece
 from anony_pipeline.plates.styles.schema import NEUTRAL, PlateStyle
 
-__all__ = ["NEUTRAL", "Grammar", "Mark", "Piece", "PlateStyle", "load_style", "load_styles", "style_keys"]
+__all__ = [
+    "NEUTRAL",
+    "Grammar",
+    "Mark",
+    "Piece",
+    "PlateStyle",
+    "configured_styles",
+    "load_style",
+    "load_styles",
+]
 
 SHIPPED = Path(__file__).parent
 
@@ -36,13 +46,13 @@ def load_styles(extra_dir: Path | None = None) -> dict[str, PlateStyle]:
     return dict(_load(extra_dir.resolve() if extra_dir is not None else None))
 
 
-def style_keys(extra_dir: Path | None = None) -> list[str]:
-    """The keys of `load_styles`, sorted; capitals sort first, so ``unspecified`` is the last one.
+def configured_styles() -> dict[str, PlateStyle]:
+    """The shipped styles and those in the project's ``configs/plate_styles``: what targets and new plates are made of.
 
-    >>> style_keys()[-1]
-    'unspecified'
+    Raises:
+        ConfigError: See `load_styles`.
     """
-    return list(load_styles(extra_dir))
+    return load_styles(project.plate_styles_folder())
 
 
 def load_style(path: Path) -> PlateStyle:

@@ -87,6 +87,10 @@ class Piece:
     mark: Mark | None = None
 
 
+Characters = Annotated[str, Field(pattern=r"^[^\W_a-z]+$")]
+"""Capitals and digits of any script."""
+
+
 class Pattern(BaseModel):
     """One form of the text."""
 
@@ -96,25 +100,52 @@ class Pattern(BaseModel):
     weight: PositiveInt | None = Field(None, description="share among the patterns; its number of serials if None")
 
 
+class Checksum(BaseModel):
+    """A last letter that follows from the letters and digits before it: their weighted sum chooses it.
+
+    The last ``letters`` letters before the digits count A = 1 to Z = 26 (none counts 0), digits their value; the number
+    is filled with zeros on the left.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    letters: PositiveInt
+    weights: tuple[int, ...] = Field(min_length=2, description="of the letters, then of the digits")
+    alphabet: str = Field(pattern=r"^[A-Z]+$", description="the check letter by the sum modulo its length")
+
+    def of(self, body: str) -> str:
+        """The check letter of a normalized serial without its last character."""
+        prefix = body.rstrip("0123456789")
+        values = [ord(letter) - ord("A") + 1 for letter in prefix[-self.letters :]]
+        values = [0] * (self.letters - len(values)) + values
+        number = body[len(prefix) :].zfill(len(self.weights) - self.letters)
+        values += [int(digit) for digit in number]
+        return self.alphabet[sum(w * v for w, v in zip(self.weights, values, strict=True)) % len(self.alphabet)]
+
+
 class Grammar(BaseModel):
     """All texts that a plate of one style can bear."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    sets: dict[str, Annotated[str, Field(pattern=r"^[0-9A-Z]+$")]] = Field(description="name -> characters")
-    lists: dict[str, tuple[Annotated[str, Field(pattern=r"^[0-9A-Z]+$")], ...]] = Field(
+    sets: dict[str, Characters] = Field(description="name -> characters")
+    lists: dict[str, tuple[Characters, ...]] = Field(
         default_factory=dict, description="name -> texts, such as the codes of regions"
     )
     patterns: tuple[Pattern, ...] = Field(min_length=1, description="the forms that a serial can have")
     forbidden: tuple[str, ...] = Field(
         (), description="regular expressions; a serial in which one is found is never drawn and not accepted"
     )
+    unissued: tuple[Pattern, ...] = Field(
+        (), description="forms that look like the others, of ranges that no authority issues"
+    )
+    checksum: Checksum | None = Field(None, description="rule of the last character; none if None")
 
     @model_validator(mode="after")
     def _can_be_satisfied(self) -> Self:
         self._check_names()
         self._check_expressions()
-        for pattern in self.patterns:
+        for pattern in (*self.patterns, *self.unissued):
             self._tokens_of(pattern)
         weighted = [pattern.weight is not None for pattern in self.patterns]
         if any(weighted) and not all(weighted):
@@ -126,7 +157,8 @@ class Grammar(BaseModel):
             state[0] = (state[0] * 6364136223846793005 + 1442695040888963407) % 2**64
             return (state[0] >> 20) % count
 
-        if not any(self.propose(choose) for _ in range(SATISFIABLE_TRIES)):
+        kinds = (False, True) if self.unissued else (False,)
+        if not all(any(self.propose(choose, unissued=kind) for _ in range(SATISFIABLE_TRIES)) for kind in kinds):
             raise ValueError(
                 f"the grammar can't be satisfied: `forbidden` refused {SATISFIABLE_TRIES} serials in a row"
             )
@@ -165,10 +197,22 @@ class Grammar(BaseModel):
         known = [*self.sets, *self.lists, *(mark.value for mark in Mark)]
         raise ValueError(f"the pattern {pattern!r} has an unknown token {text!r}; known here: {' '.join(known)}")
 
+    def broken_at(self, mark: int | None) -> "Grammar":
+        """The same serials on two rows: mark number ``mark`` of each pattern, from 1, begins the second; None: one row.
+
+        A pattern with fewer marks is broken at its last one.
+        """
+        broken = {
+            name: tuple({"tokens": _broken(pattern.tokens, mark), "weight": pattern.weight} for pattern in patterns)
+            for name, patterns in (("patterns", self.patterns), ("unissued", self.unissued))
+        }
+        fields = {name: getattr(self, name) for name in Grammar.model_fields}
+        return Grammar.model_validate(fields | broken)
+
     @functools.cached_property
     def forms(self) -> tuple[tuple[Token, ...], ...]:
-        """The tokens of each pattern."""
-        return tuple(self._tokens_of(pattern) for pattern in self.patterns)
+        """The tokens of each pattern, then of each one that is not issued."""
+        return tuple(self._tokens_of(pattern) for pattern in (*self.patterns, *self.unissued))
 
     @property
     def alphabet(self) -> str:
@@ -183,24 +227,30 @@ class Grammar(BaseModel):
 
     @functools.cached_property
     def _shares(self) -> tuple[int, ...]:
-        return tuple(
-            pattern.weight or _serials_of(form) for pattern, form in zip(self.patterns, self.forms, strict=True)
-        )
+        patterns = (*self.patterns, *self.unissued)
+        return tuple(pattern.weight or _serials_of(form) for pattern, form in zip(patterns, self.forms, strict=True))
 
-    def propose(self, choose: Callable[[int], int]) -> str | None:
+    def propose(self, choose: Callable[[int], int], *, unissued: bool = False) -> str | None:
         """Draw one serial; None if it is a forbidden one, so that repeated proposals are uniform over what is left.
 
         Args:
             choose: ``choose(n)`` gives a random whole number in ``[0, n)``.
+            unissued: From the ranges that no authority issues, where the grammar knows some.
         """
-        position = choose(sum(self._shares))
-        number = 0
-        while position >= self._shares[number]:
-            position -= self._shares[number]
+        count = len(self.patterns)
+        number = count if unissued and self.unissued else 0
+        shares = self._shares[number:] if number else self._shares[:count]
+        position = choose(sum(shares))
+        for share in shares:
+            if position < share:
+                break
+            position -= share
             number += 1
         text = "".join(
             token.text if isinstance(token, Mark) else token.text(choose(token.choices)) for token in self.forms[number]
         )
+        if self.checksum:
+            text = text[:-1] + self.checksum.of(_bare(text)[:-1])
         return None if self._is_forbidden(text) else text
 
     def split(self, serial: str) -> tuple[Piece, ...] | None:
@@ -222,6 +272,9 @@ class Grammar(BaseModel):
         return None
 
     def _is_forbidden(self, text: str) -> bool:
+        bare = _bare(text)
+        if self.checksum and self.checksum.of(bare[:-1]) != bare[-1]:
+            return True
         return any(re.search(expression, text) for expression in self.forbidden)
 
     @functools.cached_property
@@ -252,6 +305,16 @@ def _expression(form: tuple[Token, ...], *, with_marks: bool) -> re.Pattern[str]
 def _pieces(form: tuple[Token, ...], match: re.Match[str]) -> tuple[Piece, ...]:
     texts = iter(match.groups())
     return tuple(Piece("", token) if isinstance(token, Mark) else Piece(next(texts)) for token in form)
+
+
+def _broken(tokens: str, mark: int | None) -> str:
+    parts = tokens.split()
+    marks = [place for place, part in enumerate(parts) if part in list(Mark)]
+    # Without rows, what began one becomes a gap.
+    parts = [Mark.GAP.value if part == Mark.ROW else part for part in parts]
+    if mark is not None and marks:
+        parts[marks[min(mark, len(marks)) - 1]] = Mark.ROW.value
+    return " ".join(parts)
 
 
 def _serials_of(form: tuple[Token, ...]) -> int:

@@ -1,8 +1,10 @@
 """What a plate style is made of. Lengths are millimeters on the plate, from its top left corner."""
 
-from typing import Annotated, Literal, Self
+import functools
+import math
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from anony_pipeline.plates.styles.grammar import Grammar
 
@@ -68,15 +70,31 @@ class Emblem(Part):
     )
 
 
+class Script(Part):
+    """A face for characters of another script, such as the syllables on Korean plates."""
+
+    face: str
+    package: str = Field(description="what to install where the face is missing")
+
+
 class Font(Part):
     """How the serial's characters are drawn."""
 
-    face: str = Field(description="a font's file name without its suffix, found in matplotlib's or the system's fonts")
-    package: str = Field(description="what to install where the font is missing")
+    face: str = Field(
+        description="`strokes` (`plates.strokes`), or a font's file name without its suffix, found in matplotlib's or "
+        "the system's fonts"
+    )
+    package: str = Field("anony_pipeline", description="what to install where the font is missing")
     fallback: str = Field("DejaVuSans-Bold", description="a face that matplotlib brings")
+    scripts: tuple[Script, ...] = Field((), description="for characters other than Latin letters and digits")
     condense: Annotated[float, Field(gt=0.3, le=2)] = Field(1, description="width of the characters over the font's")
-    weight: Annotated[float, Field(ge=0, lt=0.2)] = Field(
-        0, description="what is added to each side of a stroke, over the characters' height"
+    weight: Annotated[float, Field(ge=0, lt=0.25)] = Field(
+        0,
+        description="of `strokes`: width of a stroke over the characters' height; otherwise what is added to each side "
+        "of a stroke, likewise",
+    )
+    roundness: Annotated[float, Field(ge=0, le=0.5)] = Field(
+        0.5, description="of `strokes`: radius of rounded corners over the characters' width"
     )
 
 
@@ -88,6 +106,22 @@ class Spacing(Part):
     hyphen_mm: Length = Field(14, description="length of a hyphen (`-`)")
     dot_mm: Length = Field(10, description="diameter of a dot (`.`)")
     seal_mm: Length = Field(30, description="diameter of a seal (`*`)")
+
+
+class Variant(Part):
+    """Another shape of the same plate, such as the square or the motorcycle's; the serial is the same."""
+
+    size_mm: tuple[PositiveLength, PositiveLength]
+    text_area_mm: Box
+    glyph_height_mm: PositiveLength
+    row_break: int | None = Field(
+        None, ge=1, description="which mark of each pattern begins the second row; none if None"
+    )
+    row_shares: tuple[PositiveLength, ...] = ()
+    bands: tuple[Band, ...] | None = Field(None, description="the style's if None")
+    captions: tuple[Caption, ...] = ()
+    emblems: tuple[Emblem, ...] = ()
+    font: Font | None = Field(None, description="the style's if None")
 
 
 class PlateStyle(Part):
@@ -109,13 +143,45 @@ class PlateStyle(Part):
     emblems: tuple[Emblem, ...] = ()
     text_area_mm: Box = Field(description="where the serial stands; no character leaves it")
     glyph_height_mm: PositiveLength = Field(description="nominal height of the characters")
+    row_shares: tuple[PositiveLength, ...] = Field((), description="heights of the rows to each other; alike if none")
     spacing: Spacing
     font: Font
     serial: Grammar
+    variants: dict[str, Variant] = Field(default_factory=dict, description="other shapes by name")
     sources: dict[str, str] = Field(min_length=1, description="fact -> where it is from")
 
     def __hash__(self) -> int:
-        return hash(self.key)
+        return hash((self.key, self.size_mm))
+
+    @functools.cached_property
+    def shapes(self) -> dict[str, "PlateStyle"]:
+        """The style in each of its shapes, by name; its own is `standard`."""
+        return {"standard": self} | {name: self._in_shape(variant) for name, variant in self.variants.items()}
+
+    def shaped(self, aspect: float) -> "PlateStyle":
+        """The shape whose width over height is nearest to a plate's in a picture.
+
+        A long plate seen from the side looks shorter; the boundary is the geometric mean of two shapes' aspects.
+        """
+        return min(self.shapes.values(), key=lambda shape: abs(math.log(shape.size_mm[0] / shape.size_mm[1] / aspect)))
+
+    def _in_shape(self, variant: Variant) -> "PlateStyle":
+        changes: dict[str, Any] = {
+            name: value for name, value in variant if value is not None and name not in ("row_break", "row_shares")
+        }
+        changes["row_shares"] = variant.row_shares
+        changes["serial"] = self.serial.broken_at(variant.row_break)
+        fields = {name: getattr(self, name) for name in PlateStyle.model_fields}
+        return PlateStyle.model_validate(fields | changes | {"variants": {}})
+
+    @model_validator(mode="after")
+    def _shapes_are_sound(self) -> Self:
+        for name, variant in self.variants.items():
+            try:
+                self._in_shape(variant)
+            except ValidationError as error:
+                raise ValueError(f"variants.{name}: {error.errors()[0]['msg']}") from error
+        return self
 
     @model_validator(mode="after")
     def _parts_lie_on_the_plate(self) -> Self:
@@ -127,6 +193,8 @@ class PlateStyle(Part):
             if not (x_min < x_max <= width and y_min < y_max <= height):
                 raise ValueError(f"{key} must be x_min y_min x_max y_max inside {width:g} x {height:g} mm")
         self._check_text_area()
+        if self.row_shares and len(self.row_shares) != self.serial.rows:
+            raise ValueError(f"row_shares must have a share for each of the serial's {self.serial.rows} rows")
         return self
 
     def _check_text_area(self) -> None:
