@@ -200,7 +200,7 @@ class Anonymizer:
     def _prepare(self, filler: Filler, item: _Pending, attempt: int) -> None:
         item.seed = seeding.seed_for(self.seed, f"anonymize {item.job.name} {item.number}", attempt)
         if item.region.kind is Kind.PLATE:
-            item.style = filler.style_of(item.region, item.job.style)
+            item.style = filler.style_of(item.region, item.job.style, item.job.image_rgb)
             track = item.region.track or f"{item.job.name}/{item.number}"
             avoid = [item.known] if isinstance(item.known, str) and item.known else []
             # The first attempt gives one physical plate one serial; a second one may not, but must give another result.

@@ -9,6 +9,7 @@ import torch
 
 from anony_pipeline.config.schema import Config
 from anony_pipeline.models.generator import Generator
+from anony_pipeline.models.plate_style import StyleClassifier
 from anony_pipeline.ops import crops, images, masks
 from anony_pipeline.plates import serials
 from anony_pipeline.plates.styles import PlateStyle
@@ -47,7 +48,14 @@ class Task:
 class Filler:
     """Fills regions by a generator; the crop's sizes and context are those that it was trained with."""
 
-    def __init__(self, generator: Generator, config: Config, styles: Mapping[str, PlateStyle], secret: bytes) -> None:
+    def __init__(
+        self,
+        generator: Generator,
+        config: Config,
+        styles: Mapping[str, PlateStyle],
+        secret: bytes,
+        classifier: StyleClassifier | None = None,
+    ) -> None:
         """Keep what a crop is made of.
 
         Args:
@@ -55,8 +63,10 @@ class Filler:
             config: For the sizes and context of crops and the font ratios.
             styles: Plate styles by key, ``unspecified`` among them.
             secret: Serials follow from it and the plate's track; without it nobody can link the two.
+            classifier: Guesses the styles of plates that nothing else names.
         """
         self.generator = generator
+        self.classifier = classifier
         self.styles, self.secret, self.blocked = styles, secret, config.plate_text_blocked
         self.sizes_hw = {Kind.FACE: face_targets.face_size_hw(config), Kind.PLATE: plate_targets.plate_size_hw(config)}
         self.context = config.model.generator.context
@@ -66,9 +76,16 @@ class Filler:
         """The window of the image that a region's crop shows."""
         return crops.window_around(region.box_xyxy, self.sizes_hw[region.kind], self.context)
 
-    def style_of(self, region: Region, fallback: str | None) -> str:
-        """The style that a region's new plate gets: its own, its image's, or the neutral one."""
-        return next((key for key in (region.style, fallback) if key is not None and key in self.styles), UNSPECIFIED)
+    def style_of(self, region: Region, fallback: str | None, image_rgb: np.ndarray) -> str:
+        """The style that a region's new plate gets: its own, its image's, a confident guess, or the neutral one."""
+        for key in (region.style, fallback):
+            if key is not None and key in self.styles:
+                return key
+        if self.classifier is None:
+            return UNSPECIFIED
+        height, width = image_rgb.shape[:2]
+        x_min, y_min, x_max, y_max = boxes.round_outward([region.box_xyxy], width, height)[0]
+        return self.classifier.choose([image_rgb[y_min:y_max, x_min:x_max]], self.styles)[0].style
 
     def serial(self, style: str, track: str, avoid: Sequence[str]) -> str:
         """The new serial of a plate: the same for the same track."""

@@ -22,6 +22,7 @@ from anony_pipeline.models import generator as generators
 from anony_pipeline.models import lora
 from anony_pipeline.models.detector import Detector, YuNet
 from anony_pipeline.models.generator import Generator
+from anony_pipeline.models.plate_style import load_style_classifier
 from anony_pipeline.models.reader import Reader, load_reader
 from anony_pipeline.models.recognizer import Recognizer, load_recognizer
 from anony_pipeline.plates.styles import configured_styles
@@ -125,8 +126,13 @@ def assemble(
     """
     score = config.evaluation.detection_threshold if threshold is None else threshold
     policy = replace(Policy(), threshold=score, min_region_px=config.data.min_region_px)
+    classifier = load_style_classifier(Path(config.model.plate_style)) if config.model.plate_style else None
     return Anonymizer(
-        Filler(generator, config, configured_styles(), secret), verifier, detect=detect, policy=policy, seed=config.seed
+        Filler(generator, config, configured_styles(), secret, classifier),
+        verifier,
+        detect=detect,
+        policy=policy,
+        seed=config.seed,
     )
 
 

@@ -161,6 +161,11 @@ class Models(Section):
     generator: Generator = Generator()
     finetune: Finetune = Finetune()
     discriminator: Discriminator = Discriminator()
+    plate_style: str | None = Field(
+        None,
+        description="weights of the job `plate_style`, which guess the country of plates that no table names; null: those "
+        "plates become neutral",
+    )
     offline: bool = Field(True, description="never ask a network for weights")
 
 

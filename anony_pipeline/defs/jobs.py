@@ -77,4 +77,40 @@ def base_models() -> None:
     make_base_models()
 
 
-ALL: list[Any] = [prepare_data, base_models, pretrain, joint_training, evaluate, planb, release]
+class PlateStyles(dg.Config):
+    """How long the classifier of plate styles learns, and where it goes."""
+
+    plates: int = Field(150, description="rendered of each style")
+    steps: int = Field(1500, description="updates of 128 crops")
+    seed: int = 0
+    device: str = Field("auto", description="auto, cpu, cuda")
+    output: str = Field(description="a file *.safetensors; name it as `model.plate_style` in the configuration")
+
+
+@dg.op(pool="gpu", out=dg.Out(dg.Nothing))
+def fit_plate_style(context: dg.OpExecutionContext, config: PlateStyles) -> None:
+    """Render plates of all configured styles, fit the classifier, and measure it on plates that it has not seen."""
+    from pathlib import Path
+
+    from anony_pipeline.fitting import plate_style
+    from anony_pipeline.fitting.loop import Plan
+    from anony_pipeline.plates.styles import configured_styles
+    from anony_pipeline.runtime import device
+
+    output, styles = Path(config.output), configured_styles()
+    plates = plate_style.render_styled(styles, config.plates, seed=config.seed)
+    plan = Plan(config.steps, config.seed, device.choose_device(config.device), output.with_suffix(".state"))
+    classifier = plate_style.fit_plate_style(plates, plan)
+    unseen = plate_style.render_styled(styles, 12, seed=config.seed + 1)
+    classifier.write(output)
+    share = plate_style.accuracy(classifier, unseen)
+    context.log.info("%s: %d styles, %.1f %% of unseen plates", output, len(classifier.styles), 100 * share)
+
+
+@dg.job(executor_def=dg.in_process_executor, description="Fits the classifier of the configured plate styles.")
+def plate_style() -> None:
+    """The classifier that `model.plate_style` names, from nothing but this program."""
+    fit_plate_style()
+
+
+ALL: list[Any] = [prepare_data, base_models, plate_style, pretrain, joint_training, evaluate, planb, release]

@@ -26,7 +26,7 @@ from anony_pipeline.runtime import seeding
 ARCHITECTURES: dict[str, type[nn.Module]] = {"reader": PlateNet, "held_out_reader": HeldOutPlateNet}
 
 
-def fit_reader(name: str, plates: Plates, plan: Plan, *, batch: int = 256) -> nn.Module:
+def fit_reader(name: str, plates: Plates, plan: Plan, *, batch: int = 256, start: nn.Module | None = None) -> nn.Module:
     """Fit one of the shipped readers.
 
     Args:
@@ -34,12 +34,13 @@ def fit_reader(name: str, plates: Plates, plan: Plan, *, batch: int = 256) -> nn
         plates: Crops and their serials.
         plan: How long and where.
         batch: Crops a step.
+        start: A fitted network of the same architecture that is fitted further, in place; a new one if None.
 
     Returns:
         The network, in evaluation mode, on the plan's device.
     """
     torch.manual_seed(seeding.seed_for(plan.seed, f"{name} start"))
-    network = ARCHITECTURES[name]()
+    network = (ARCHITECTURES[name]() if start is None else start).requires_grad_(True)
     twin = ReaderTwin(network).to(plan.device) if isinstance(network, PlateNet) else None
     pixels = torch.from_numpy(plates.images).to(plan.device)
     places, lengths = (table.to(plan.device) for table in serial_table(plates.serials))

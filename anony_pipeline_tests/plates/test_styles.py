@@ -12,8 +12,8 @@ from anony_pipeline.errors import ConfigError
 from anony_pipeline.plates import serials, styles
 from anony_pipeline.plates.styles import Grammar, configured_styles, load_style, load_styles
 
-WANTED = """FR DE NL CH AT IT ES PT BE GB IE PL CZ RO SE NO TR UA US_CA US_NY US_TX CA_ON MX BR BR_MERCOSUR AR AU_NSW ZA_GP
-IN CN CN_GREEN JP KR"""
+WANTED = """FR DE NL CH AT IT ES PT BE GB IE PL CZ RO SE NO TR UA US_CA US_NY US_TX CA_ON MX BR BR_MERCOSUR AR AU_NSW
+ZA_GP IN CN CN_GREEN JP KR"""
 
 
 def write(folder: Path, **changes) -> Path:

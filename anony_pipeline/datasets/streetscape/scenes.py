@@ -27,6 +27,7 @@ from anony_pipeline.datasets.streetscape.vehicles import (
     warp_plate,
 )
 from anony_pipeline.datasets.streetscape.wear import Wear
+from anony_pipeline.plates.styles import load_styles
 
 HEAD_UNIT_M = 0.115
 MIN_VISIBLE = 0.35
@@ -329,5 +330,5 @@ def _lit_plate(vehicle: Vehicle, facing: np.ndarray, light: Light, time: Time) -
     lit = sun + np.array(light.sky_rgb) * 0.6 + np.array(light.ground_rgb) * 0.5
     # Plates throw headlights back to where they come from.
     back = {"day": 0.0, "dusk": 0.08, "night": 0.25}[time]
-    plate = plate_image(vehicle.style, vehicle.serial, vehicle.wear, vehicle.seed)
+    plate = plate_image(load_styles()[vehicle.style], vehicle.serial, vehicle.wear, vehicle.seed)
     return (plate * (lit + back)).astype(np.float32)

@@ -13,7 +13,7 @@ from anony_pipeline.datasets.streetscape.skin import noise
 from anony_pipeline.datasets.streetscape.surfaces import Light
 from anony_pipeline.plates import render as plate_render
 from anony_pipeline.plates import serials
-from anony_pipeline.plates.styles import load_styles
+from anony_pipeline.plates.styles import PlateStyle, load_styles
 
 # Plates of the demo are of the countries of PP4AV's groups; base models see every style there is.
 DEMO_STYLES = ("CH", "DE", "FR", "NL")
@@ -110,12 +110,11 @@ def sample_vehicle(seed: int, style: str, rng: np.random.Generator) -> Vehicle:
 
 
 @functools.lru_cache(maxsize=256)
-def plate_image(style: str, serial: str, wear: float, seed: int) -> np.ndarray:
+def plate_image(style: PlateStyle, serial: str, wear: float, seed: int) -> np.ndarray:
     """A plate from straight ahead, ``(PLATE_PX, W, 3)`` float32 linear."""
-    plate_style = load_styles()[style]
-    width_mm, height_mm = plate_style.size_mm
+    width_mm, height_mm = style.size_mm
     size = (PLATE_PX, round(PLATE_PX * width_mm / height_mm))
-    drawn = plate_render.render(plate_style, serial, size, rng=np.random.default_rng(seed), wear=wear)
+    drawn = plate_render.render(style, serial, size, rng=np.random.default_rng(seed), wear=wear)
     linear = cameras.decode(drawn)
     linear.setflags(write=False)
     return linear
@@ -149,15 +148,17 @@ def warp_plate(canvas: np.ndarray, plate: np.ndarray, quad: np.ndarray) -> None:
         part[..., 3:] = np.maximum(part[..., 3:], cover)
 
 
-def render_plate_crop(rng: np.random.Generator, family: Family = "base") -> PlateCrop:
+def render_plate_crop(rng: np.random.Generator, family: Family = "base", style: PlateStyle | None = None) -> PlateCrop:
     """Photograph a plate as some camera would meet it: any angle, light, size and quality.
 
     Args:
         rng: The source of chance.
         family: ``base`` draws from all styles, ``demo`` from those of the demo's streets with the demo's cameras.
+        style: Of this style alone.
     """
-    styles = DEMO_STYLES if family == "demo" else tuple(load_styles())
-    style = load_styles()[styles[int(rng.integers(len(styles)))]]
+    if style is None:
+        styles = DEMO_STYLES if family == "demo" else tuple(load_styles())
+        style = load_styles()[styles[int(rng.integers(len(styles)))]]
     serial = serials.draw(style, rng)
     height_px = float(np.exp(rng.uniform(np.log(11), np.log(80))))
     fine = 2 if height_px < 45 else 1
@@ -172,7 +173,7 @@ def render_plate_crop(rng: np.random.Generator, family: Family = "base") -> Plat
     paint = np.array(_PAINTS[int(rng.integers(len(_PAINTS)))], np.float32) * lit
     scene: np.ndarray = np.broadcast_to(paint, (height * fine, width * fine, 3)).astype(np.float32)
     scene *= 1 + 0.25 * noise(rng, (3, 5), scene.shape[:2])[..., None]
-    plate = plate_image(style.key, serial, float(rng.beta(1.2, 3)), int(rng.integers(1 << 31)))
+    plate = plate_image(style, serial, float(rng.beta(1.2, 3)), int(rng.integers(1 << 31)))
     gradient = 1 + rng.uniform(0, 0.5) * noise(rng, (2, 3), plate.shape[:2])[..., None]
     warp_plate(scene, plate * lit * np.clip(gradient, 0.3, 1.8), quad * fine)
     scene = cv2.resize(scene, (width, height), interpolation=cv2.INTER_AREA) if fine > 1 else scene

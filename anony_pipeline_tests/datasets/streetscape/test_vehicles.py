@@ -37,7 +37,9 @@ def test_the_corners_lead_back_to_the_drawn_plate():
         other = serials.draw(style, np.random.default_rng(900 + number), avoid=[one.serial])
         scores = []
         for text in (one.serial, other):
-            drawn = cv2.resize((vehicles.plate_image(one.style, text, 0.0, 0) * 255).astype(np.uint8), (120, 30))
+            drawn = cv2.resize(
+                (vehicles.plate_image(load_styles()[one.style], text, 0.0, 0) * 255).astype(np.uint8), (120, 30)
+            )
             scores.append(np.corrcoef(upright.ravel(), drawn.ravel())[0, 1])
         right += scores[0] > scores[1]
     assert right >= 9
