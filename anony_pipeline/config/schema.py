@@ -163,7 +163,7 @@ class Models(Section):
     discriminator: Discriminator = Discriminator()
     plate_style: str | None = Field(
         None,
-        description="weights of the job `plate_style`, which guess the country of plates that no table names; null: those "
+        description="weights of the job `plate_style`, to guess the country of plates that no table names; null: such "
         "plates become neutral",
     )
     offline: bool = Field(True, description="never ask a network for weights")
