@@ -14,6 +14,10 @@ MAX_TILT = 0.5
 MIN_PIXELS = 12
 MAX_BLUR = 0.1
 """Of a plate's height: a measured blur above it (low contrast, glare) would wipe out the new serial."""
+MOVED = 1.7
+"""A blur so much stronger along one axis than along the other is a motion's; less is chance of the characters."""
+GRAY = 3.0
+"""Gray levels that the colors of a photograph taken in black and white differ from its luma at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +30,9 @@ class Appearance:
         dark_cast: ``(3,)`` color of the dark level over its luma: 1, 1, 1 is gray.
         light_cast: Likewise of the light level.
         tilt: Change of the light from the plate's middle to its right and to its lower edge, over the middle's.
-        blur_sigma: In px of the image.
+        blur_sigmas: Along x and along y, in px of the image; they differ where something moved.
         noise_sigma: In gray levels.
+        gray: Whether the photograph has no color.
     """
 
     dark: float
@@ -35,8 +40,9 @@ class Appearance:
     dark_cast: np.ndarray
     light_cast: np.ndarray
     tilt: tuple[float, float]
-    blur_sigma: float
+    blur_sigmas: tuple[float, float]
     noise_sigma: float
+    gray: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,24 +77,36 @@ def _cast(color: np.ndarray) -> np.ndarray:
     return (color + 4) / (float(color @ LUMA) + 4)
 
 
-def sharpness(values: np.ndarray, inside: np.ndarray) -> float:
-    """The steepest slopes of a luma over its contrast, per px: what blur lowers whatever the contrast."""
+def sharpness(values: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    """The steepest slopes of a luma over its contrast, per px: what blur lowers whatever the contrast.
+
+    Returns:
+        ``(3,)``: of the slope in any direction, along x and along y.
+    """
     slope_x = cv2.Sobel(values, cv2.CV_32F, 1, 0, ksize=3) / 8
     slope_y = cv2.Sobel(values, cv2.CV_32F, 0, 1, ksize=3) / 8
-    steep = np.percentile(np.hypot(slope_x, slope_y)[inside], 95)
+    slopes = (np.hypot(slope_x, slope_y), np.abs(slope_x), np.abs(slope_y))
     dark, light = np.percentile(values[inside], (DARK, LIGHT))
-    return float(steep / max(light - dark, 4.0))
+    return np.array([np.percentile(slope[inside], 95) for slope in slopes]) / max(light - dark, 4.0)
 
 
-def blur_that_matches(drawn: np.ndarray, wanted: float, inside: np.ndarray) -> float:
-    """The Gaussian sigma in px after which a drawn plate is as sharp as the one in the photograph.
+def blurs_that_match(drawn: np.ndarray, values: np.ndarray, inside: np.ndarray) -> tuple[float, float]:
+    """The Gaussian sigmas in px along x and y after which a drawn plate is as sharp as the one in the photograph.
 
     Args:
         drawn: ``(H, W)`` float32 luma of the new plate at its place, without blur.
-        wanted: The old plate's `sharpness`.
+        values: ``(H, W)`` float32 luma of the photograph.
         inside: ``(H, W)`` bool, the plate's pixels.
     """
-    reached = [sharpness(gaussian(drawn, sigma), inside) for sigma in SIGMAS]
+    wanted = sharpness(values, inside)
+    reached = np.array([sharpness(gaussian(drawn, (sigma, sigma)), inside) for sigma in SIGMAS])
+    even, along_x, along_y = (_sigma(list(column), goal) for column, goal in zip(reached.T, wanted, strict=True))
+    weaker, stronger = sorted((along_x, along_y))
+    return (along_x, along_y) if stronger > MOVED * max(weaker, 0.7) else (even, even)
+
+
+def _sigma(reached: list[float], wanted: float) -> float:
+    """Where the sharpness reached with each of `SIGMAS` falls to what is wanted."""
     if wanted >= reached[0]:
         return 0.0
     for i in range(1, len(SIGMAS)):
@@ -98,9 +116,16 @@ def blur_that_matches(drawn: np.ndarray, wanted: float, inside: np.ndarray) -> f
     return SIGMAS[-1]
 
 
-def gaussian(image: np.ndarray, sigma: float) -> np.ndarray:
-    """Gaussian blur; none below a sigma of 0.2 px."""
-    return image if sigma < 0.2 else cv2.GaussianBlur(image, (0, 0), sigma)
+def gaussian(image: np.ndarray, sigmas: tuple[float, float]) -> np.ndarray:
+    """Gaussian blur with a sigma along x and one along y; none below 0.2 px."""
+    if max(sigmas) < 0.2:
+        return image
+    return cv2.GaussianBlur(image, (0, 0), max(sigmas[0], 0.05), sigmaY=max(sigmas[1], 0.05))
+
+
+def is_gray(image: np.ndarray) -> bool:
+    """Whether a photograph ``(H, W, 3)`` uint8 was taken in black and white."""
+    return bool(np.percentile(np.ptp(image.astype(np.int16), axis=2), 98) <= GRAY)
 
 
 def noise(values: np.ndarray, where: np.ndarray) -> float:
@@ -168,12 +193,21 @@ def estimate(
     if inside.sum() < MIN_PIXELS:
         mean = float(values[inside].mean()) if inside.any() else float(values.mean())
         gray = np.ones(3, np.float32)
-        return Appearance(0.5 * mean, mean, gray, gray, (0.0, 0.0), 0.5, noise(values, around))
+        return Appearance(0.5 * mean, mean, gray, gray, (0.0, 0.0), (0.5, 0.5), noise(values, around), is_gray(image))
     measured = levels(image, inside)
-    blur = min(blur_that_matches(luma(drawn), sharpness(values, inside), inside), MAX_BLUR * height_px)
+    blur_x, blur_y = (min(sigma, MAX_BLUR * height_px) for sigma in blurs_that_match(luma(drawn), values, inside))
     slant = tilt(values, inside, position)
     grain = noise(values, around)
-    return Appearance(measured.dark, measured.light, measured.dark_cast, measured.light_cast, slant, blur, grain)
+    return Appearance(
+        measured.dark,
+        measured.light,
+        measured.dark_cast,
+        measured.light_cast,
+        slant,
+        (blur_x, blur_y),
+        grain,
+        is_gray(image),
+    )
 
 
 def apply_light(drawn: np.ndarray, look: Appearance, inside: np.ndarray, position: np.ndarray) -> np.ndarray:
@@ -190,6 +224,8 @@ def apply_light(drawn: np.ndarray, look: Appearance, inside: np.ndarray, positio
     Returns:
         ``(H, W, 3)`` float32.
     """
+    if look.gray:
+        drawn = np.repeat(luma(drawn)[..., None], 3, axis=2)
     own = levels(drawn, inside) if inside.sum() >= MIN_PIXELS else NEW_PLATE
     gain = min(max(look.light - look.dark, 6.0) / max(own.light - own.dark, 6.0), 1.6)
     cast = _bounded_cast(look.light_cast / np.maximum(own.light_cast, 0.05))

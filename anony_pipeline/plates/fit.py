@@ -156,7 +156,7 @@ def _matched_plate(part: np.ndarray, place: _Place, plate_rgb: np.ndarray) -> tu
     look = appearance.estimate(
         part, flat, inside=place.inside, around=~place.hole, position=place.position, height_px=place.height_px
     )
-    blurred = appearance.gaussian(drawn, look.blur_sigma)
+    blurred = appearance.gaussian(drawn, look.blur_sigmas)
     coverage = blurred[..., 3:]
     lit = appearance.apply_light(blurred[..., :3] / np.maximum(coverage, 1e-3), look, place.inside, place.position)
     return np.concatenate([np.clip(lit, 0, 255) * coverage, coverage], axis=2), look
