@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from anony_pipeline.anonymize import filling
+from anony_pipeline.anonymize import filling, overlaps
 from anony_pipeline.anonymize.filling import Filler, Task
 from anony_pipeline.anonymize.ledger import LedgerRow
 from anony_pipeline.anonymize.policy import Policy
@@ -135,7 +135,7 @@ class Anonymizer:
             for i, regions in zip(
                 blank, self.detect([jobs[i].image_rgb for i in blank], self.policy.threshold), strict=True
             ):
-                found[i] = regions
+                found[i] = overlaps.merge(regions)
         return found
 
     def _begin(self, job: Job, regions: list[Region]) -> tuple[Anonymized, list[_Pending]]:

@@ -253,3 +253,13 @@ def test_the_real_generator_fits_in(tmp_path):
     assert [row.method for row in rows] == ["generated", "generated"]
     kept = outside(rows, image.shape)
     assert np.array_equal(image[kept], NOISE[kept])
+
+
+def test_two_detections_of_one_face_are_replaced_once_and_given_boxes_stay_as_they_are(tmp_path):
+    twice = [
+        Region(Kind.FACE, (20.0, 30.0, 60.0, 80.0), score=0.9),
+        Region(Kind.FACE, (22.0, 50.0, 64.0, 84.0), score=0.6),
+    ]
+    anonymizer = make(tmp_path, detect=lambda images, threshold: [twice for _ in images])
+    assert [row.method for row in anonymizer.anonymize(NOISE)[1]] == ["generated"]
+    assert len(anonymizer.anonymize(NOISE, twice)[1]) == 2

@@ -60,7 +60,9 @@ def test_auto_pretrains_and_then_trains_jointly(whole):
     assert (Path(settings.paths.outputs) / "pretrained" / "step_000001" / manifests.NAME).exists()
     assert report.manifest_sha256 == manifests.sha256_of(report.checkpoint / manifests.NAME)
     assert report.samples == {"face": 12, "license_plate": 6}
-    assert [event["event"] for event in events if event["stage"] == "joint"] == ["begin", "validated", "saved", "end"]
+    # How many `step` events there are between depends on the clock.
+    happened = [event["event"] for event in events if event["stage"] == "joint" and event["event"] != "step"]
+    assert happened == ["begin", "validated", "saved", "end"]
     assert {"arcface_mean_sim", "easyocr_plate_acc", "fid", "val_map"} <= set(report.metrics)
 
 
