@@ -118,6 +118,8 @@ def folder(report: "FolderReport") -> Table:
     table.add_row("finished before", f"{len(report.skipped):,} images")
     for name, count in [*report.regions.items(), *report.reasons.items()]:
         table.add_row(name, f"{count:,}")
+    for suffix, count in report.other_files.items():
+        table.add_row(f"no image of a known format: {suffix}", f"{count:,}")
     for problem in report.problems:
         table.add_row(f"[red]nothing written[/red] for {problem.image}", problem.reason)
     return table

@@ -39,6 +39,7 @@ class FolderReport:
         written: Names of the images that were written, relative to the output folder; with `dry_run`, that would be.
         skipped: Images that an earlier run had finished.
         problems: Images for which nothing was written.
+        other_files: Counts by suffix of files in the folders that are no images of a known format; none is written.
         regions: Counts by kind and method, ``"face generated"``.
         reasons: Counts of why regions were not generated.
         dry_run: Whether nothing was done.
@@ -48,6 +49,7 @@ class FolderReport:
     written: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
+    other_files: Counter[str] = field(default_factory=Counter)
     regions: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
     dry_run: bool = False
@@ -64,6 +66,7 @@ class FolderReport:
             "written": self.written,
             "skipped": self.skipped,
             "problems": [asdict(problem) for problem in self.problems],
+            "other_files": dict(self.other_files),
             "regions": dict(self.regions),
             "reasons": dict(self.reasons),
             "dry_run": self.dry_run,
@@ -106,9 +109,10 @@ def anonymize_folder(
     sources = find_images(inputs, output)
     labels = Labels.read(boxes) if boxes is not None else None
     version = open_checkpoint(checkpoint).sha256
-    report = FolderReport(dry_run=dry_run)
-    ledger = Ledger(output / LEDGER, {"checkpoint": version, "threshold": threshold, "boxes": boxes is not None})
-    todo = {name: path for name, path in sources.items() if not _finished(name, output, ledger, report)}
+    report = FolderReport(dry_run=dry_run, other_files=_other_files(inputs))
+    regions = manifests.sha256_of(boxes) if boxes is not None else "detected"
+    ledger = Ledger(output / LEDGER, {"checkpoint": version, "threshold": threshold, "regions": regions})
+    todo = {name: path for name, path in sources.items() if not _finished(name, path, output, ledger, report)}
     if dry_run:
         report.written = list(todo)
         return report
@@ -162,6 +166,17 @@ def _images_of(given: Path) -> Iterable[Path]:
     if not given.exists():
         raise MediaError("the input is not there", where=given, do="check the path")
     return [given]
+
+
+def _other_files(inputs: Sequence[Path]) -> Counter[str]:
+    others = (
+        path.suffix.lower() or path.name
+        for given in inputs
+        if given.is_dir()
+        for path in given.rglob("*")
+        if path.is_file() and path.suffix.lower() not in images.SUFFIXES
+    )
+    return Counter(sorted(others))
 
 
 def _refuse_same_place(given: Path, output: Path) -> None:
@@ -242,9 +257,11 @@ class Ledger:
             file.write("".join(json.dumps(line, sort_keys=True) + "\n" for line in [*rows, last]))
 
 
-def _finished(name: str, output: Path, ledger: Ledger, report: FolderReport) -> bool:
+def _finished(name: str, source: Path, output: Path, ledger: Ledger, report: FolderReport) -> bool:
     path = output / name
-    if name in ledger.done and path.is_file() and manifests.sha256_of(path) == ledger.done[name]["sha256"]:
+    whole = name in ledger.done and path.is_file() and manifests.sha256_of(path) == ledger.done[name]["sha256"]
+    # Another image may have taken the original's name since.
+    if whole and source.stat().st_mtime_ns <= path.stat().st_mtime_ns:
         report.skipped.append(name)
         return True
     ledger.forget(name)

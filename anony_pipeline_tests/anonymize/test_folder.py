@@ -67,6 +67,29 @@ def test_a_second_run_finds_everything_finished(opened, source, tmp_path):
     assert len(opened) == 1
 
 
+def test_an_image_that_took_the_name_of_a_finished_one_is_anonymized_too(opened, source, tmp_path):
+    folder.anonymize_folder([source], tmp_path / "ckpt", tmp_path / "out")
+    cv2.imwrite(str(source / "a.png"), 255 - IMAGE)
+    again = folder.anonymize_folder([source], tmp_path / "ckpt", tmp_path / "out")
+    assert again.written == ["a.png"]
+    assert (cv2.imread(str(tmp_path / "out" / "a.png"))[:, 40:] == 255 - IMAGE[:, 40:]).all()
+
+
+def test_other_regions_than_those_of_the_earlier_run_are_refused(opened, source, tmp_path):
+    boxes, _ = boxes_file(tmp_path)
+    folder.anonymize_folder([source], tmp_path / "ckpt", tmp_path / "out", boxes=boxes)
+    boxes.write_text(boxes.read_text().replace("[40, 20,", "[41, 20,"))
+    with pytest.raises(PrivacyError, match="anonymized otherwise"):
+        folder.anonymize_folder([source], tmp_path / "ckpt", tmp_path / "out", boxes=boxes)
+
+
+def test_files_that_are_no_images_are_counted(opened, source, tmp_path):
+    (source / "deep" / "drive.MP4").write_bytes(b"a video")
+    report = folder.anonymize_folder([source], tmp_path / "ckpt", tmp_path / "out")
+    assert report.other_files == {".mp4": 1, ".txt": 1}
+    assert not (tmp_path / "out" / "deep" / "drive.MP4").exists()
+
+
 def test_a_broken_off_run_is_continued(opened, source, tmp_path):
     folder.anonymize_folder([source], tmp_path / "ckpt", tmp_path / "out")
     whole = (tmp_path / "out" / "annotations.json").read_bytes()
