@@ -1,6 +1,7 @@
 """The command line ``anony``: parse, call one library function, print."""
 
 import os
+import shlex
 import subprocess
 import sys
 from enum import StrEnum
@@ -201,20 +202,55 @@ def train(
 
 @app.command()
 def evaluate(
-    checkpoint: Annotated[Path, typer.Option("--checkpoint", help="A folder checkpoints/step_XXXXXX.")],
+    checkpoint: Annotated[
+        Path | None, typer.Option("--checkpoint", help="Judge this: a folder checkpoints/step_XXXXXX.")
+    ] = None,
+    originals: Annotated[
+        Path | None, typer.Option("--originals", help="Or anybody's images: the originals ...")
+    ] = None,
+    anonymized: Annotated[Path | None, typer.Option("--anonymized", help="... their anonymized versions ...")] = None,
+    boxes: Annotated[
+        Path | None, typer.Option("--boxes", help="... and a COCO file of the originals' faces and plates.")
+    ] = None,
+    config: Annotated[
+        list[str] | None, typer.Option("--config", help="YAML layer: judges, baselines, gates; may be repeated.")
+    ] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", help="Override one key: --set judges.second_detector=yunet.onnx")
+    ] = None,
     style: Annotated[
         list[str] | None, typer.Option("--style", help="Judge this plate style alone; may be repeated.")
     ] = None,
-    output: Annotated[Path | None, typer.Option("--output", help="Instead of the experiment's paths.outputs.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", help="For the two files; else paths.outputs, or outputs/evaluation.")
+    ] = None,
 ) -> None:
-    """Judge a checkpoint: scorecard.json and report/index.html."""
+    """Judge a checkpoint, or a folder of anonymized images: scorecard.json and report/index.html."""
     from anony_pipeline import printing
-    from anony_pipeline.anonymize.loading import open_checkpoint
-    from anony_pipeline.evaluation import scorecard
 
-    config = open_checkpoint(checkpoint).config
-    folder = output or Path(config.paths.outputs)
-    for part in printing.scorecard(scorecard.evaluate(config, checkpoint, style, folder)):
+    command = shlex.join(["anony", *sys.argv[1:]])
+    folders = (originals, anonymized, boxes)
+    if checkpoint is not None and not any(folders):
+        from anony_pipeline.anonymize.loading import open_checkpoint
+        from anony_pipeline.config import loading
+        from anony_pipeline.evaluation import scorecard
+
+        settings = open_checkpoint(checkpoint).config
+        if config or overrides:
+            settings = loading.load([str(checkpoint / "config.yaml"), *(config or ())], overrides or ())
+        folder = output or Path(settings.paths.outputs)
+        card = scorecard.evaluate(settings, checkpoint, style, folder, command)
+    elif checkpoint is None and originals and anonymized and boxes and not style:
+        from anony_pipeline.evaluation import folders as judging
+
+        settings = judging.configuration(config or (), overrides or ())
+        folder = output or Path("outputs/evaluation") / anonymized.resolve().name
+        card = judging.evaluate(settings, originals, anonymized, boxes, folder, command)
+    else:
+        raise typer.BadParameter(
+            "give --checkpoint DIR [--style STYLE], or --originals DIR --anonymized DIR --boxes COCO.json"
+        )
+    for part in printing.scorecard(card):
         out.print(part)
     out.print(f"report: {folder / 'report' / 'index.html'}", soft_wrap=True)
 

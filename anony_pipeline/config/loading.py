@@ -17,8 +17,18 @@ from anony_pipeline.config.schema import Config
 from anony_pipeline.errors import ConfigError
 
 # Keys whose values are paths, wherever they stand; their relative values count from the file that names them.
-PATH_KEYS = {"root", "ground_truth", "outputs", "unified", "targets", "cache", "private", "weights"}
-PATH_SECTIONS = {"paths", "sources"}
+PATH_KEYS = {
+    "root",
+    "ground_truth",
+    "outputs",
+    "unified",
+    "targets",
+    "cache",
+    "private",
+    "weights",
+    "widerface_ground_truth",
+}
+PATH_SECTIONS = {"paths", "sources", "evaluation"}
 
 
 def load(layers: Sequence[str | os.PathLike[str]], overrides: Iterable[str] = ()) -> Config:

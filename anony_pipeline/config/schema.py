@@ -181,6 +181,12 @@ class Judges(Section):
     held_out_detector: str | None = Field(
         "shipped", description="another detector, in no loss; or an ONNX file for cv2.FaceDetectorYN"
     )
+    second_recognizer: str | None = Field(
+        None, description="a further recognizer beside the held-out one, in no loss: an ONNX file"
+    )
+    second_detector: str | None = Field(
+        None, description="a further detector, in no loss: an ONNX file for cv2.FaceDetectorYN (faces alone)"
+    )
     features: str = Field(
         "shipped", description="`shipped` attribute network, or `inception` with its weights under paths.weights"
     )
@@ -284,6 +290,19 @@ class Floors(Section):
     detector_map50: Share = 0.3
 
 
+class Attacks(Section):
+    """Attackers who train a network against each method. Each costs minutes on a CPU: none is on by default."""
+
+    kinds: tuple[Literal["parrot", "restoration"], ...] = Field(
+        (), description="parrot: a recognizer retrained on anonymized faces; restoration: a network that undoes them"
+    )
+    methods: tuple[str, ...] = Field(
+        ("anonymizer", "blur", "pixelate", "solid", "other_face"), description="attacked, beside the originals"
+    )
+    steps: Positive = Field(80, description="updates of an attacker's network: more is a stronger attacker")
+    max_faces: Annotated[int, Field(ge=20)] = Field(2000, description="faces that attackers get; 38 kB a method each")
+
+
 class Evaluation(Section):
     """How checkpoints are judged."""
 
@@ -293,9 +312,14 @@ class Evaluation(Section):
     )
     bootstrap: Positive = Field(200, description="resamples for intervals")
     min_samples: Positive = Field(10, description="a slice with fewer says so instead of giving a figure")
+    widerface_ground_truth: str | None = Field(
+        None,
+        description="eval_tools/ground_truth of WIDERFace, for its easy, medium and hard; images in their own size",
+    )
     max_images: Count = Field(0, description="val images judged; 0 is all")
     detection_threshold: Share = Field(0.3, description="score above which a detected region is anonymized")
     gallery_pictures: Positive = Field(8, description="procedural before/after pictures in the report")
+    attacks: Attacks = Attacks()
     floors: Floors = Floors()
     gates: Gates = Gates()
 

@@ -114,6 +114,19 @@ def load(path: AnyPath) -> CocoSet:
         raise DatasetError(
             "the unified file can't be read", where=location, got=f"{type(error).__name__}: {error}", do="make it anew"
         ) from error
+    return checked(content, location)
+
+
+def checked(content: Any, location: UPath | Path) -> CocoSet:  # noqa: ANN401 - anything that JSON can say
+    """Check the content of a unified file.
+
+    Args:
+        content: What the JSON says.
+        location: Where it was read from.
+
+    Raises:
+        DatasetError: See `load`.
+    """
     if not isinstance(content, dict):
         raise DatasetError("the unified file must be a JSON object", where=location, got=type(content).__name__)
     if problems := _problems(content):

@@ -88,14 +88,17 @@ class Donors:
     config: Config
     pool: face_targets.Pool
     crops_rgb: dict[int, np.ndarray] = field(default_factory=dict)
+    of_judged: bool = False
 
     @classmethod
-    def read(cls, config: Config, train: CocoSet) -> "Donors":
+    def read(cls, config: Config, train: CocoSet, *, of_judged: bool = False) -> "Donors":
         """Choose up to `DONORS` faces of the training split and cut them out.
 
         Args:
             config: For the size of crops and the seed.
             train: The training split.
+            of_judged: Whether these are the very images that are judged, where there is no training split: then donors
+                of the same photograph, and of the same person where that is known, are left out.
         """
         size_hw = face_targets.face_size_hw(config)
         chosen, _ = selection.choose(
@@ -106,7 +109,11 @@ class Donors:
             context=config.model.generator.context,
         )
         order = seeding.numpy_generator(config.seed, "baseline donors").permutation(len(chosen))[:DONORS]
-        donors = cls(config, face_targets.make_pool([chosen[number] for number in sorted(order)], config.seed))
+        donors = cls(
+            config,
+            face_targets.make_pool([chosen[number] for number in sorted(order)], config.seed),
+            of_judged=of_judged,
+        )
         numbers = {id(face): number for number, face in enumerate(donors.pool.faces)}
         for group in selection.by_image(donors.pool.faces).values():
             image = images.read(train.image_file(group[0].image))
@@ -130,8 +137,9 @@ class Donors:
         size_hw = face_targets.face_size_hw(self.config)
         region = scene.regions[index]
         window = crops.window_around(region.box_xyxy, size_hw, self.config.model.generator.context)
-        # Images of the two splits may have the same number; a donor is never of the same photograph anyhow.
-        item = Chosen({**scene.record, "id": -1}, scene.annotations[index], region, window)
+        # Images of the two splits may have the same number; a donor is never of the same photograph there.
+        record = scene.record if self.of_judged else {**scene.record, "id": -1}
+        item = Chosen(record, scene.annotations[index], region, window)
         donors = face_targets.rank_donors(item, self.pool, self.config.seed + stream)[:faces]
         if len(donors) < faces:
             return False

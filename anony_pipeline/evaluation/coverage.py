@@ -3,11 +3,15 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 
 from anony_pipeline.structures import boxes
 
 HALF = 0.5
+LOSSY_TOLERANCE = 8
+"""JPEG changes pixels that nobody touched."""
+CLOSING_PX = 9
 
 
 class Coverage(NamedTuple):
@@ -24,32 +28,50 @@ class Coverage(NamedTuple):
     outside: int
 
 
-def cover(
-    regions_xyxy: np.ndarray,
-    masks_xyxy: Sequence[tuple[int, int, int, int]],
-    size_hw: tuple[int, int],
-    known_xyxy: np.ndarray,
-) -> Coverage:
+def cover(regions_xyxy: np.ndarray, covered: np.ndarray, known_xyxy: np.ndarray) -> Coverage:
     """Measure one image.
 
     Args:
         regions_xyxy: ``(N, 4)`` regions that count, in pixels.
-        masks_xyxy: Boxes that were replaced, in whole pixels.
-        size_hw: Height and width of the image.
+        covered: ``(H, W)`` bool, the pixels that were replaced.
         known_xyxy: ``(M, 4)`` every annotated region, crowds too: what covers these is not "outside".
     """
-    height, width = size_hw
-    covered = np.zeros(size_hw, bool)
-    for x_min, y_min, x_max, y_max in masks_xyxy:
-        covered[y_min:y_max, x_min:x_max] = True
-    inside = np.zeros(size_hw, bool)
-    for x_min, y_min, x_max, y_max in boxes.round_outward(known_xyxy, width, height):
-        inside[y_min:y_max, x_min:x_max] = True
+    height, width = covered.shape
+    inside = filled(boxes.round_outward(known_xyxy, width, height), (height, width))
     shares = [
         float(covered[y_min:y_max, x_min:x_max].mean()) if x_max > x_min and y_max > y_min else 1.0
         for x_min, y_min, x_max, y_max in boxes.round_outward(regions_xyxy, width, height)
     ]
     return Coverage(np.array(shares, np.float64), int((covered & ~inside).sum()), int((~inside).sum()))
+
+
+def filled(masks_xyxy: Sequence[tuple[int, int, int, int]] | np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
+    """The pixels in any of some boxes of whole pixels, ``(H, W)`` bool."""
+    covered = np.zeros(size_hw, bool)
+    for x_min, y_min, x_max, y_max in masks_xyxy:
+        covered[y_min:y_max, x_min:x_max] = True
+    return covered
+
+
+def changed(before_rgb: np.ndarray, after_rgb: np.ndarray, *, lossless: bool) -> np.ndarray:
+    """The pixels that differ, and those that they surround: a blur leaves what was smooth as it was.
+
+    Args:
+        before_rgb: ``(H, W, 3)`` uint8.
+        after_rgb: The same.
+        lossless: Whether any difference counts; of a JPEG, only one of `LOSSY_TOLERANCE` in the brightness of
+            3 x 3 px: it keeps brightness best, and errs from pixel to pixel.
+
+    Returns:
+        ``(H, W)`` bool.
+    """
+    if lossless:
+        differs = (before_rgb != after_rgb).any(axis=2)
+    else:
+        before, after = (cv2.blur(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), (3, 3)) for image in (before_rgb, after_rgb))
+        differs = np.asarray(cv2.absdiff(before, after)) > LOSSY_TOLERANCE
+    closed = cv2.morphologyEx(differs.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((CLOSING_PX, CLOSING_PX), np.uint8))
+    return closed.astype(bool)
 
 
 def covering(region_xyxy: tuple[float, float, float, float], candidates_xyxy: np.ndarray) -> int | None:

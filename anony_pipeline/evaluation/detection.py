@@ -45,15 +45,15 @@ def average_precision(
         images: COCO images.
         annotations: COCO annotations of these images.
         detections: COCO results: ``image_id, category_id, bbox, score``.
-        categories: Category ids.
+        categories: Category ids; others are left out.
         max_detections: Detections that count in an image, by score.
     """
     excluded = {
         (image["id"], category) for image in images for category in image.get("not_exhaustive_category_ids") or ()
     }
     numbers = {image["id"] for image in images}
-    truth = [_plain(a) for a in _kept(annotations, numbers, excluded)]
-    found = [dict(d) for d in _kept(detections, numbers, excluded)]
+    truth = [_plain(a) for a in _kept(annotations, numbers, excluded) if a["category_id"] in categories]
+    found = [dict(d) for d in _kept(detections, numbers, excluded) if d["category_id"] in categories]
     if not any(not annotation["iscrowd"] for annotation in truth):
         return DetectionScores(float("nan"), float("nan"), dict.fromkeys(categories, float("nan")), {})
     precision, recall = _accumulate(sorted(numbers), truth, found, categories, max_detections)

@@ -3,12 +3,14 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 
 from anony_pipeline.config.schema import Evaluation
-from anony_pipeline.evaluation import detection, fid, plate_reading, reidentification
+from anony_pipeline.evaluation import attacks, detection, fid, plate_reading, reidentification, widerface_protocol
+from anony_pipeline.evaluation.attacks import Outcome
 from anony_pipeline.evaluation.coverage import HALF
 from anony_pipeline.evaluation.intervals import bootstrap_by_person, clopper_pearson
 from anony_pipeline.evaluation.judges import PANELS
@@ -17,7 +19,7 @@ from anony_pipeline.evaluation.observations import NOBODY, Observed, Subjects
 from anony_pipeline.evaluation.reidentification import Faces, Ranks
 from anony_pipeline.evaluation.schema import ANONYMIZER, OVERALL, Figure, Panel, figure, null
 from anony_pipeline.runtime import seeding
-from anony_pipeline.structures.regions import Kind
+from anony_pipeline.structures.regions import CATEGORY_IDS, Kind
 
 SIZES: tuple[tuple[str, float, float], ...] = (
     ("size:<16", 0, 16),
@@ -27,7 +29,6 @@ SIZES: tuple[tuple[str, float, float], ...] = (
 )
 """Slices by the box's height in pixels."""
 
-NOT_MEASURED = "not measured in this version"
 TOO_SMALL = 12
 """Plates that are lower, in pixels, don't count in a reader's proof: nobody reads them."""
 
@@ -62,8 +63,10 @@ class Evidence:
         annotations: COCO annotation records.
         settings: Floors, samples, resamples.
         seed: Of the bootstrap.
+        attacked: What trained attackers reached, by method key and attack.
         memorized: Mean cosine on training faces by panel, with their embedded originals; empty if not measured.
         present: The panels' judges by kind, ``("recognizer", "held_out")``.
+        detects: By panel, which kinds its detector finds at all.
     """
 
     subjects: Subjects
@@ -75,7 +78,9 @@ class Evidence:
     settings: Evaluation
     seed: int
     present: frozenset[tuple[str, Panel]]
+    detects: dict[Panel, frozenset[Kind]]
     memorized: dict[Panel, tuple[float, int, np.ndarray]] = field(default_factory=dict)
+    attacked: dict[str, dict[str, Outcome]] = field(default_factory=dict)
 
     def rng(self, stream: str) -> np.random.Generator:
         """Randomness of one figure: the same in every run over the same observations."""
@@ -114,6 +119,8 @@ class FigureMaker:
         """Keep the evidence, and ask the judges for their proofs."""
         self.evidence = evidence
         self.floors = evidence.settings.floors
+        folder = evidence.settings.widerface_ground_truth
+        self.widerface = widerface_protocol.load(Path(folder)) if folder is not None else None
         self._scores: dict[tuple[str, Panel, str], detection.DetectionScores] = {}
         self._ranked: dict[tuple[str, Panel, bool], tuple[np.ndarray, Ranks]] = {}
         self.proofs = {
@@ -140,16 +147,18 @@ class FigureMaker:
         """
         kinds = self.evidence.methods[key].kinds
         made: Figures = {}
-        if slice_name != f"kind:{Kind.PLATE}":
-            made |= self._faces(key, panel, mask) if Kind.FACE in kinds else {}
-        if slice_name != f"kind:{Kind.FACE}":
-            made |= self._plates(key, panel, mask) if Kind.PLATE in kinds else {}
-        if slice_name == OVERALL or slice_name.startswith("style:"):
+        if self._asked("recognizer", panel) and Kind.FACE in kinds and slice_name != f"kind:{Kind.PLATE}":
+            made |= self._faces(key, panel, mask)
+        if self._asked("reader", panel) and Kind.PLATE in kinds and slice_name != f"kind:{Kind.FACE}":
+            made |= self._plates(key, panel, mask)
+        if self._asked("detector", panel) and (slice_name == OVERALL or slice_name.startswith("style:")):
             made |= self._detection(key, panel, slice_name, mask)
         if panel == "held_out":
             made |= self._features(key, slice_name, mask) | self._coverage(key, mask)
+            if slice_name == OVERALL and Kind.FACE in kinds:
+                made |= self._attacks(key, mask)
             if slice_name == OVERALL and self.evidence.methods[key].name == ANONYMIZER:
-                made |= _not_measured()
+                made |= self._not_measured() | made
         return made
 
     def real_halves(self, slice_name: str, mask: np.ndarray) -> Figures:
@@ -208,6 +217,10 @@ class FigureMaker:
         above = floor[1] if floor is not None else 0.0
         reason = None if value > above else f"it takes solid rectangles for real: KID {value:.4f}, halves {above:.4f}"
         return Proof(value, above, reason)
+
+    def _asked(self, kind: str, panel: Panel) -> bool:
+        """Whether a judge belongs on the scorecard: nobody misses a second opinion that was not asked for."""
+        return panel != "second" or (kind, panel) in self.evidence.present
 
     def _blind(self, kind: str, panel: Panel) -> str | None:
         proof = self.proofs.get((kind, panel))
@@ -282,6 +295,34 @@ class FigureMaker:
             interval=self._bootstrap(difference, subjects[chosen], name),
             judge=judge,
         )
+
+    def _attacks(self, key: str, mask: np.ndarray) -> Figures:
+        """Linkability by the held-out recognizer as it is, and what attackers reached who trained a network."""
+        name, judge = "attack_linkability", "recognizer/held_out"
+        selected, _ = self._selected(key, self.evidence.faces, mask)
+        reason = self._blind("recognizer", "held_out") or self._too_few(len(selected), "faces")
+        made: Figures = {}
+        if reason is not None:
+            made[name] = null(name, reason, n=len(selected), judge=judge)
+        else:
+            probes, subjects = self._probes(key, "held_out")
+            ranks = reidentification.rank(probes, probes)
+            made[name] = self._share(
+                name, ranks.hits(1)[ranks.known], subjects[ranks.known], judge, chance=1 / max(1, ranks.people)
+            )
+        for attack, outcome in self.evidence.attacked.get(key, {}).items():
+            seen = self.evidence.attacked["originals"][attack]
+            made[attack] = self._outcome(attack, outcome, seen)
+        return made
+
+    def _outcome(self, name: str, outcome: Outcome, on_originals: Outcome) -> Figure:
+        if outcome.reason is not None:
+            return null(name, outcome.reason, judge=outcome.judge)
+        seen, floor = float(on_originals.hits.mean()), self.floors.reid_rank1
+        if seen < floor:
+            reason = f"the attacker is blind here: rank-1 {seen:.3f} on the originals, floor {floor:g}"
+            return null(name, reason, n=len(outcome.hits), judge=outcome.judge)
+        return self._share(name, outcome.hits, outcome.subjects, outcome.judge, chance=outcome.chance)
 
     def _verification(self, key: str, panel: Panel, selected: np.ndarray, positions: np.ndarray) -> Figures:
         judge = f"recognizer/{panel}"
@@ -409,7 +450,34 @@ class FigureMaker:
         }
         if slice_name == OVERALL:
             made |= self._pp4av(observed, panel, protocol, judge)
+            if self.widerface is not None:
+                made |= self._widerface(observed, panel, self.widerface)
         return made
+
+    def _widerface(self, observed: Observed, panel: Panel, truth: widerface_protocol.Truth) -> Figures:
+        """WIDERFace's easy, medium and hard, over those of its images that are judged."""
+        judge = f"detector/{panel}"
+        judged = set(observed.images)
+        names = {
+            image["id"]: widerface_protocol.name_of(image["file_name"])
+            for image in self.evidence.images
+            if image["id"] in judged and widerface_protocol.name_of(image["file_name"]) in truth
+        }
+        reason = self._too_few(len(names), "images that WIDERFace's lists name")
+        found: dict[str, list[Any]] = {name: [] for name in names.values()}
+        for row in observed.detections[panel]:
+            name = names.get(cast("int", row["image_id"]))
+            if name is not None and row["category_id"] == CATEGORY_IDS[Kind.FACE]:
+                found[name].append(np.append(np.asarray(row["bbox"]), np.asarray(row["score"])))
+        rows = {name: np.array(boxes, np.float64).reshape(-1, 5) for name, boxes in found.items()}
+        values = widerface_protocol.average_precision(truth, rows, list(rows))
+        return {
+            name: null(name, reason or "no face of this difficulty", n=len(names), judge=judge)
+            if reason is not None or np.isnan(values[key])
+            else figure(name, values[key], n=len(names), judge=judge)
+            for key in widerface_protocol.DIFFICULTIES
+            for name in (f"widerface_{key}",)
+        }
 
     def _pp4av(self, observed: Observed, panel: Panel, names: Sequence[str], judge: str) -> Figures:
         """AP50 and AR50 a class on PP4AV's images (its README: COCOeval, IoU 0.50, all areas, 100 detections)."""
@@ -419,9 +487,9 @@ class FigureMaker:
         if (reason := self._too_few(len(numbers), "images of a source named pp4av")) is not None:
             return {name: null(name, reason, judge=judge) for name in names}
         scores = self._score(observed, panel, numbers, max_detections=100)
-        values = (scores.ap50[1], scores.ar50.get(1, np.nan), scores.ap50[2], scores.ar50.get(2, np.nan))
+        values = [by.get(category, float("nan")) for category in (1, 2) for by in (scores.ap50, scores.ar50)]
         return {
-            name: null(name, "no boxes of this class", judge=judge)
+            name: null(name, "no boxes of this class, or the detector does not know it", judge=judge)
             if np.isnan(value)
             else figure(name, value, n=len(numbers), judge=judge)
             for name, value in zip(names, values, strict=True)
@@ -474,6 +542,15 @@ class FigureMaker:
         made = {"coverage": figure("coverage", hits / n, n=n, interval=clopper_pearson(hits, n))}
         if mask.all() and observed.outside[1]:
             made["coverage_outside"] = figure("coverage_outside", observed.outside[0] / observed.outside[1])
+            made["changed_outside_masks"] = figure("changed_outside_masks", observed.unmasked / observed.outside[1])
+        return made
+
+    def _not_measured(self) -> Figures:
+        made = {"attributes": null("attributes", "no judge of pose, expression and age is configured")}
+        made |= {name: null(name, "evaluation.attacks.kinds does not name it") for name in attacks.NAMES}
+        if self.widerface is None:
+            reason = "evaluation.widerface_ground_truth does not name the protocol's lists"
+            made |= {f"widerface_{key}": null(f"widerface_{key}", reason) for key in widerface_protocol.DIFFICULTIES}
         return made
 
     # What several figures need ----------------------------------------------------------------------------------------
@@ -557,11 +634,13 @@ class FigureMaker:
             np.array([self.evidence.subjects.heights[number] for number in known]),
         )
 
-    def _share(self, name: str, hits: np.ndarray, subjects: np.ndarray, judge: str) -> Figure:
+    def _share(
+        self, name: str, hits: np.ndarray, subjects: np.ndarray, judge: str, chance: float | None = None
+    ) -> Figure:
         if (reason := self._too_few(len(hits), "probes")) is not None:
             return null(name, reason, n=len(hits), judge=judge)
         interval = self._bootstrap(hits, subjects, name)
-        return figure(name, float(hits.mean()), n=len(hits), interval=interval, judge=judge)
+        return figure(name, float(hits.mean()), n=len(hits), interval=interval, judge=judge, chance=chance)
 
     def _bootstrap(self, values: np.ndarray, subjects: np.ndarray, stream: str) -> tuple[float, float]:
         persons = self._persons(subjects)
@@ -588,6 +667,7 @@ class FigureMaker:
             [image for image in self.evidence.images if image["id"] in numbers],
             [annotation for annotation in self.evidence.annotations if annotation["image_id"] in numbers],
             observed.detections[panel],
+            categories=sorted(CATEGORY_IDS[kind] for kind in self.evidence.detects[panel]),
             max_detections=max_detections,
         )
 
@@ -595,12 +675,3 @@ class FigureMaker:
 def _proof(value: float, floor: float, what: str) -> Proof:
     reason = None if value >= floor else f"the judge is blind here: {what} {value:.3f}, floor {floor:g}"
     return Proof(value, floor, reason)
-
-
-def _not_measured() -> Figures:
-    names = ("attributes", "attack_parrot", "attack_linkability", "attack_restoration")
-    made = {name: null(name, NOT_MEASURED) for name in names}
-    protocols = ("widerface_easy", "widerface_medium", "widerface_hard")
-    return made | {
-        name: null(name, "the protocol's lists of easy, medium and hard faces were not given") for name in protocols
-    }

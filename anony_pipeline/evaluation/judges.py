@@ -17,18 +17,19 @@ from anony_pipeline.models.features import FeatureExtractor, load_features
 from anony_pipeline.models.judges import JudgeCard
 from anony_pipeline.models.reader import Reader, load_reader
 from anony_pipeline.models.recognizer import Recognizer, load_recognizer
-from anony_pipeline.structures.regions import Region
+from anony_pipeline.structures.regions import Kind, Region
 
 LOWEST_SCORE = 0.05
 """Average precision needs detections far below the threshold that regions are anonymized at."""
 
-PANELS: tuple[Panel, ...] = ("held_out", "training")
+PANELS: tuple[Panel, ...] = ("held_out", "second", "training")
 
 
 class DetectorJudge(Protocol):
     """What finds faces and plates."""
 
     judge: JudgeCard
+    kinds: frozenset[Kind]
 
     def find(self, images_rgb: Sequence[np.ndarray]) -> list[list[Region]]:
         """Find regions with their scores in ``(H, W, 3)`` uint8 images, however low the scores are."""
@@ -49,6 +50,7 @@ class LoadedDetector:
             detector.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing from torch's stubs
         self._detector = detector
         self.judge = detector.judge
+        self.kinds = frozenset(Kind) if isinstance(detector, Detector) else frozenset({Kind.FACE})
         self._seen: list[tuple[np.ndarray, list[Region]]] = []
 
     def find(self, images_rgb: Sequence[np.ndarray]) -> list[list[Region]]:
@@ -114,8 +116,29 @@ def load_judges(config: Config, checkpoint: Checkpoint, device: torch.device) ->
     )
 
 
+def load_without_checkpoint(config: Config, device: torch.device) -> Judges:
+    """Load every judge that needs no checkpoint; as the training panel's detector stands the one that is shipped.
+
+    Args:
+        config: Its `judges` section.
+        device: Where they compute.
+
+    Raises:
+        WeightsError: If a configured judge is not there.
+    """
+    recognizer, reader = load_verifiers(config, device)
+    held_out = load_held_out(config, device)
+    shipped = LoadedDetector(detectors.load_shipped_detector(device=str(device)))
+    return Judges(
+        {"training": recognizer, **held_out.recognizers},
+        {"training": reader, **held_out.readers},
+        {"training": shipped, **held_out.detectors},
+        held_out.features,
+    )
+
+
 def load_held_out(config: Config, device: torch.device) -> Judges:
-    """Load the held-out panel alone, which needs no checkpoint (see `load_judges`)."""
+    """Load the panels that were in no loss, which need no checkpoint (see `load_judges`)."""
     options: dict[str, Any] = {
         "weights_dir": Path(config.paths.weights),
         "offline": config.model.offline,
@@ -130,6 +153,10 @@ def load_held_out(config: Config, device: torch.device) -> Judges:
         found.readers["held_out"] = load_reader(names.held_out_reader, cache=cache, held_out=True, **options)
     if names.held_out_detector is not None:
         found.detectors["held_out"] = LoadedDetector(_held_out_detector(names.held_out_detector, str(device)))
+    if names.second_recognizer is not None:
+        found.recognizers["second"] = load_recognizer(names.second_recognizer, **options)
+    if names.second_detector is not None:
+        found.detectors["second"] = LoadedDetector(_held_out_detector(names.second_detector, str(device)))
     return found
 
 

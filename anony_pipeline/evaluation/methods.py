@@ -47,6 +47,7 @@ class Treated:
         image_rgb: The new image.
         masks_xyxy: The whole pixels that were replaced, a box a region.
         serials: The intended serial of each box of ``masks_xyxy``, None for faces and where none is intended.
+        changed: ``(H, W)`` bool, the replaced pixels, where no list of boxes is known.
         done: How each box was treated and why, for the counts: ``"generated"``, ``"solid: smaller than 8 px"``.
     """
 
@@ -54,6 +55,7 @@ class Treated:
     masks_xyxy: list[Mask] = field(default_factory=list)
     serials: list[str | None] = field(default_factory=list)
     done: list[str] = field(default_factory=list)
+    changed: np.ndarray | None = None
 
 
 class Method(Protocol):

@@ -77,6 +77,8 @@ class Observed:
         rows: Of each region, its number in `Subjects`.
         images: Ids of the images that were judged.
         outside: Covered pixels outside all regions, and all pixels outside.
+        unmasked: Pixels that differ from the original though they do not count as replaced.
+        crops_rgb: The first faces, aligned as attackers take them; empty if nobody attacks.
         done: Counts of what was done.
     """
 
@@ -89,6 +91,8 @@ class Observed:
     rows: list[int] = field(default_factory=list)
     images: list[int] = field(default_factory=list)
     outside: tuple[int, int] = (0, 0)
+    unmasked: int = 0
+    crops_rgb: list[np.ndarray] = field(default_factory=list)
     done: Counter[str] = field(default_factory=Counter)
 
     def finished(self) -> "Observed":
@@ -102,9 +106,15 @@ class Observed:
 class Observer:
     """Shows images to all judges, in batches over several images."""
 
-    def __init__(self, judges: Judges) -> None:
-        """Keep the judges."""
+    def __init__(self, judges: Judges, *, attacked_faces: int = 0) -> None:
+        """Keep the judges.
+
+        Args:
+            judges: Who looks.
+            attacked_faces: So many faces of each attacked method are kept for attackers.
+        """
         self.judges = judges
+        self.attacked_faces = attacked_faces
 
     def observe(
         self,
@@ -115,6 +125,7 @@ class Observer:
         *,
         recognize_by: Collection[Panel] = PANELS,
         detect_by: Collection[Panel] = PANELS,
+        attacked: bool = False,
     ) -> None:
         """Judge what a method made of some scenes.
 
@@ -125,6 +136,7 @@ class Observer:
             first_rows: The number in `Subjects` of each scene's first region.
             recognize_by: Whose recognizers look.
             detect_by: Whose detectors look; they take the longest of all judges.
+            attacked: Whether attackers get the faces.
         """
         faces: list[tuple[np.ndarray, Region]] = []
         plates: list[tuple[np.ndarray, Region]] = []
@@ -138,6 +150,9 @@ class Observer:
             into.images.append(scene.record["id"])
             into.done.update(result.done)
             _cover(into, scene, result)
+        if attacked:
+            kept = faces[: max(0, self.attacked_faces - len(into.crops_rgb))]
+            into.crops_rgb += [align(image, region) for image, region in kept]
         self._embed(into, faces, recognize_by)
         self._read(into, plates)
         self._extract(into, regions)
@@ -196,7 +211,12 @@ def _cover(into: Observed, scene: Scene, result: Treated) -> None:
     regions = [region for region, _ in judged(scene)]
     candidates = np.array(result.masks_xyxy, np.float32).reshape(-1, 4)
     known = boxes_of(list(scene.regions))
-    covered = coverage.cover(boxes_of(regions), result.masks_xyxy, scene.image_rgb.shape[:2], known)
+    masked = result.changed
+    if masked is None:
+        masked = coverage.filled(result.masks_xyxy, scene.image_rgb.shape[:2])
+    if result.image_rgb is not scene.image_rgb:
+        into.unmasked += int((~masked & (scene.image_rgb != result.image_rgb).any(axis=2)).sum())
+    covered = coverage.cover(boxes_of(regions), masked, known)
     into.shares += covered.shares.tolist()
     into.outside = (into.outside[0] + covered.outside_covered, into.outside[1] + covered.outside)
     for region in regions:

@@ -8,6 +8,7 @@ import numpy as np
 from anony_pipeline.config.schema import Config
 from anony_pipeline.datasets import loaders
 from anony_pipeline.datasets.coco import CocoSet
+from anony_pipeline.evaluation import attacks
 from anony_pipeline.evaluation.figures import Evidence
 from anony_pipeline.evaluation.judges import PANELS, Judges
 from anony_pipeline.evaluation.methods import Method, Scene, Treated
@@ -61,14 +62,15 @@ class Run:
 
     def look(self) -> None:
         """Read, anonymize and judge every image."""
-        observer = Observer(self.judges)
+        settings = self.config.evaluation.attacks
+        observer = Observer(self.judges, attacked_faces=settings.max_faces if settings.kinds else 0)
         for scenes in track(batches(scenes_of(self.val)), "judging images", _batch_count(len(self.val))):
             firsts = []
             for scene in scenes:
                 firsts.append(len(self.subjects))
                 self.subjects.add(scene)
             untouched = [Treated(scene.image_rgb) for scene in scenes]
-            observer.observe(self.originals, scenes, untouched, firsts)
+            observer.observe(self.originals, scenes, untouched, firsts, attacked=True)
             chosen = [i for i, scene in enumerate(scenes) if self._is_asked(scene)]
             if chosen:
                 self._apply(observer, [scenes[i] for i in chosen], [firsts[i] for i in chosen])
@@ -88,7 +90,13 @@ class Run:
             treated = method.apply(scenes)
             recognize_by, detect_by = _panels(method)
             observer.observe(
-                self.observed[key], scenes, treated, firsts, recognize_by=recognize_by, detect_by=detect_by
+                self.observed[key],
+                scenes,
+                treated,
+                firsts,
+                recognize_by=recognize_by,
+                detect_by=detect_by,
+                attacked=method.name in self.config.evaluation.attacks.methods and Kind.FACE in method.kinds,
             )
             for scene_number, index, picture in shown:
                 region = scenes[scene_number].regions[index]
@@ -113,7 +121,10 @@ class Run:
         return shown
 
     def evidence(self, memorized: dict[Panel, tuple[float, int, np.ndarray]]) -> Evidence:
-        """What the figures are made of."""
+        """What the figures are made of, attacks included."""
+        attacked = attacks.attack(
+            self.config, self.subjects, self.originals, self.observed, self.judges.recognizers.get("held_out")
+        )
         cards = self.judges.cards()
         present = frozenset((key.split("/")[0], panel) for key, (_, panel) in cards.items())
         return Evidence(
@@ -126,7 +137,9 @@ class Run:
             settings=self.config.evaluation,
             seed=self.config.seed,
             present=present,
+            detects={panel: detector.kinds for panel, detector in self.judges.detectors.items()},
             memorized=memorized,
+            attacked=attacked,
         )
 
 
@@ -138,7 +151,8 @@ def _panels(method: Method) -> tuple[tuple[Panel, ...], tuple[Panel, ...]]:
     """
     end_to_end = method.name == "none" or method.boxes == "detected"
     compared = end_to_end or method.name in (ANONYMIZER, "other_face")
-    return PANELS if compared else ("held_out",), PANELS if end_to_end else ("held_out",)
+    in_no_loss: tuple[Panel, ...] = ("held_out", "second")
+    return PANELS if compared else in_no_loss, PANELS if end_to_end else in_no_loss
 
 
 def memorized(train: CocoSet, method: Method, judges: Judges, seed: int) -> dict[Panel, tuple[float, int, np.ndarray]]:
@@ -168,7 +182,7 @@ def subset(split: CocoSet, numbers: Sequence[int]) -> CocoSet:
     """The set with some of its images alone, by their places in it, and their annotations."""
     chosen = [split.images[number] for number in numbers]
     kept = {image["id"] for image in chosen}
-    return CocoSet(split.path, split.info, chosen, [a for a in split.annotations if a["image_id"] in kept])
+    return replace(split, images=chosen, annotations=[a for a in split.annotations if a["image_id"] in kept])
 
 
 def scenes_of(split: CocoSet) -> Iterator[Scene]:

@@ -10,7 +10,7 @@ REAL_HALVES = "real_halves"
 OVERALL = "overall"
 
 Better = Literal["higher", "lower"]
-Panel = Literal["held_out", "training"]
+Panel = Literal["held_out", "second", "training"]
 BoxSource = Literal["detected", "ground_truth", "none"]
 
 
@@ -55,10 +55,19 @@ METRICS: dict[str, Metric] = {
     "fid": Metric("lower", "FID", "Fréchet distance of real and anonymized regions; biased on few samples"),
     "coverage": Metric("higher", "coverage", "share of regions covered by half or more"),
     "coverage_outside": Metric("lower", "outside covered", "share of the pixels outside all regions that are covered"),
+    "changed_outside_masks": Metric(
+        "lower",
+        "changed besides",
+        "pixels that differ though they were not to be replaced, over those outside all regions",
+    ),
     "attributes": Metric("higher", "attributes kept", "pose, expression and age as before"),
-    "attack_parrot": Metric("lower", "parrot attack", "rank-1 of a recognizer retrained on anonymized images"),
-    "attack_linkability": Metric("lower", "linkability", "two anonymized images of one person are linked"),
-    "attack_restoration": Metric("lower", "restoration", "rank-1 after a network undid the anonymizer"),
+    "attack_parrot": Metric(
+        "lower", "parrot attack", "people named in anonymized faces by a recognizer retrained on others of them"
+    ),
+    "attack_linkability": Metric("lower", "linkability", "rank-1 with anonymized faces as probes and as gallery"),
+    "attack_restoration": Metric(
+        "lower", "restoration", "rank-1 after a network that was trained to undo the anonymizer"
+    ),
 }
 
 
@@ -77,6 +86,7 @@ class Figure(Part):
         interval: Its 95 % interval.
         n: How many regions, images or pairs it rests on.
         judge: The key of the judge in the scorecard's `judges`.
+        chance: What a guess reaches, of an attack.
         better: Which way is better.
     """
 
@@ -85,6 +95,7 @@ class Figure(Part):
     interval: tuple[float, float] | None = None
     n: int | None = None
     judge: str | None = None
+    chance: float | None = None
     better: Better
 
     @model_validator(mode="after")
@@ -101,6 +112,7 @@ def figure(
     n: int | None = None,
     interval: tuple[float, float] | None = None,
     judge: str | None = None,
+    chance: float | None = None,
 ) -> Figure:
     """A figure with a value; the better direction is the metric's.
 
@@ -110,8 +122,9 @@ def figure(
         n: How many samples it rests on.
         interval: Its 95 % interval.
         judge: The key of its judge.
+        chance: What a guess reaches.
     """
-    return Figure(value=float(value), n=n, interval=interval, judge=judge, better=METRICS[metric].better)
+    return Figure(value=float(value), n=n, interval=interval, judge=judge, chance=chance, better=METRICS[metric].better)
 
 
 def null(metric: str, reason: str, *, n: int | None = None, judge: str | None = None) -> Figure:
@@ -128,7 +141,8 @@ class JudgeEntry(Part):
         library: The library that served it.
         weights: Where its weights come from.
         sha256: The weights' sha256.
-        panel: ``held_out`` judges are in no loss and make the headline.
+        panel: ``held_out`` judges are in no loss and make the headline; ``second`` ones are further opinions, in no
+            loss either.
         proof: What it reached on the originals, None if it could not be tried.
         floor: What it had to reach.
         blind: Why its figures are null, None if it can see.
@@ -176,11 +190,19 @@ class Gate(Part):
 
 
 class Subject(Part):
-    """What was judged: the checkpoint and its version (the sha256 of its manifest)."""
+    """What was judged.
+
+    Attributes:
+        checkpoint: The checkpoint's or the folder's name.
+        step: Generator steps of joint training; 0 of a folder.
+        sha256: The version: of the checkpoint's manifest, or of the names and bytes of the folder's judged images.
+        kind: A checkpoint, or a folder of images that somebody anonymized.
+    """
 
     checkpoint: str
     step: int
     sha256: str
+    kind: Literal["checkpoint", "folder"] = "checkpoint"
 
 
 class DataFacts(Part):
@@ -213,6 +235,7 @@ class Scorecard(Part):
         None, description="None: all styles, and `overall` is of this run"
     )
     overall_of_this_run: bool = True
+    attackers: dict[str, str | int] | None = Field(None, description="what trained attackers could spend; None: none")
     command: str
 
     def row(

@@ -1,6 +1,7 @@
 """Judge a checkpoint: one pass over the val images, every method, every judge, one scorecard and one page."""
 
 import json
+import shlex
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -20,7 +21,7 @@ from anony_pipeline.config.schema import Config, Gates
 from anony_pipeline.datasets import loaders
 from anony_pipeline.datasets.coco import CocoSet
 from anony_pipeline.errors import AnonyPipelineError, DatasetError
-from anony_pipeline.evaluation import baselines, report
+from anony_pipeline.evaluation import attacks, baselines, report
 from anony_pipeline.evaluation.figures import Evidence, FigureMaker
 from anony_pipeline.evaluation.judges import PANELS, Judges, found_above, load_judges
 from anony_pipeline.evaluation.methods import Method
@@ -55,7 +56,11 @@ MIN_PROBES = 500
 
 
 def evaluate(
-    config: Config, checkpoint: Path | UPath, styles: Sequence[str] | None = None, output: Path | UPath | None = None
+    config: Config,
+    checkpoint: Path | UPath,
+    styles: Sequence[str] | None = None,
+    output: Path | UPath | None = None,
+    command: str | None = None,
 ) -> Scorecard:
     """Judge a checkpoint beside the baselines, and write ``scorecard.json`` and ``report/index.html``.
 
@@ -69,6 +74,7 @@ def evaluate(
         styles: Only images of these plate styles are judged anew; their rows replace those of the scorecard that is
             there, and the overall ones stay, marked as of another run. None judges all.
         output: Where the two files go; ``paths.outputs`` if None.
+        command: What makes the scorecard again; the command line's own if None.
 
     Raises:
         CheckpointError: If the checkpoint is incomplete.
@@ -79,12 +85,17 @@ def evaluate(
     opened = loading.open_checkpoint(Path(str(checkpoint)))
     device = devices.choose_device(config.device)
     judges = load_judges(config, opened, device)
-    val = _limited(loaders.open_split(config, "val"), config.evaluation.max_images)
+    val = limited(loaders.open_split(config, "val"), config.evaluation.max_images)
     methods, on_training = _methods(config, opened, judges, device)
     run = Run(config, val, judges, methods, styles)
     run.look()
     evidence = run.evidence(on_training() if styles is None else {})
-    card = _scorecard(config, opened, run, evidence, styles)
+    subject = Subject(checkpoint=opened.folder.name, step=opened.step, sha256=opened.sha256)
+    again = command or shlex.join(
+        ["anony", "evaluate", "--checkpoint", str(checkpoint)]
+        + [part for style in styles or () for part in ("--style", style)]
+    )
+    card = summarize(config, subject, run, evidence, again, styles)
     if styles is not None:
         card = merged(load(folder / NAME) if (folder / NAME).exists() else None, card)
     save(card, folder, run.pictures)
@@ -152,7 +163,7 @@ def rows_of(evidence: Evidence, maker: FigureMaker, styles: Sequence[str] | None
     for slice_name, mask in slices.items():
         for key, method in evidence.methods.items():
             for panel in PANELS:
-                if panel == "training" and slice_name.startswith(("size:", "kind:")):
+                if panel != "held_out" and slice_name.startswith(("size:", "kind:")):
                     continue
                 made = maker.figures(key, panel, slice_name, mask)
                 if made:
@@ -237,9 +248,24 @@ def _baseline(name: str, anonymizer: Anonymizer, generator: Generator, donors: b
     return baselines.other_face(donors) if name == "other_face" else baselines.fit(donors, configured_styles())
 
 
-def _scorecard(
-    config: Config, checkpoint: Checkpoint, run: Run, evidence: Evidence, styles: Sequence[str] | None
+def summarize(
+    config: Config,
+    subject: Subject,
+    run: Run,
+    evidence: Evidence,
+    command: str,
+    styles: Sequence[str] | None = None,
 ) -> Scorecard:
+    """Turn what was seen into a scorecard.
+
+    Args:
+        config: Its name, data and gates.
+        subject: What was judged.
+        run: The finished pass.
+        evidence: What it saw.
+        command: What makes the scorecard again.
+        styles: See `evaluate`.
+    """
     maker = FigureMaker(evidence)
     rows = rows_of(evidence, maker, styles)
     if styles is not None:
@@ -251,7 +277,7 @@ def _scorecard(
     detected = run.observed[f"{ANONYMIZER}/detected"]
     return Scorecard(
         name=config.name,
-        subject=Subject(checkpoint=checkpoint.folder.name, step=checkpoint.step, sha256=checkpoint.sha256),
+        subject=subject,
         data=_facts(config, run),
         judges=judge_entries(run.judges, maker),
         rows=rows,
@@ -259,8 +285,8 @@ def _scorecard(
         treated=dict(sorted(detected.done.items())),
         styles_of_this_run=None if styles is None else tuple(styles),
         overall_of_this_run=styles is None,
-        command=f"anony evaluate --config CONFIG.yaml --checkpoint {checkpoint.folder.name}"
-        + "".join(f" --style {style}" for style in styles or ()),
+        attackers=attacks.facts(config),
+        command=command,
     )
 
 
@@ -314,7 +340,12 @@ def _sha256(path: UPath | Path) -> str:
     return manifests.sha256_of(path)
 
 
-def _limited(val: CocoSet, most: int) -> CocoSet:
+def limited(val: CocoSet, most: int) -> CocoSet:
+    """At most so many images, spread over the set; 0 is all.
+
+    Raises:
+        DatasetError: If there is none.
+    """
     if not val.images:
         raise DatasetError("there is no val image to judge", where=val.path, do="add images, or change data.splits")
     if not most or len(val.images) <= most:

@@ -497,6 +497,8 @@ class YuNet:
         sha256 = weights.check_sha256(path, None)
         try:
             self._network = cv2.FaceDetectorYN.create(str(path), "", (320, 320), lowest_score, 0.3, 5000)
+            # OpenCV loads any network; that it has other outputs than YuNet shows when it is asked.
+            self._network.detect(np.zeros((320, 320, 3), np.uint8))
         except cv2.error as error:
             raise WeightsError(
                 "OpenCV can't read the file as a YuNet face detector",
@@ -507,7 +509,7 @@ class YuNet:
             ) from error
         self._scale = scale
         self.judge = JudgeCard(
-            "detector", f"{path.stem} at scale {scale:g}", f"opencv {cv2.__version__}", path.name, sha256
+            "detector", f"{path.stem} at scale {scale:g}, faces alone", f"opencv {cv2.__version__}", path.name, sha256
         )
 
     def find(self, image_rgb: np.ndarray) -> list[Region]:

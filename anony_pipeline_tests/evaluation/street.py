@@ -78,6 +78,7 @@ class KnowingDetector:
     """Knows where the regions of each image are (by a number in its corner), and sees those that are not black."""
 
     judge = card("detector", "knowing")
+    kinds = frozenset(Kind)
 
     def __init__(self, unified, *, blind=False):
         self.regions = unified.regions_by_image()

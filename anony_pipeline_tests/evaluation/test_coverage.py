@@ -17,7 +17,7 @@ def test_coverage_equals_counting_pixels(regions, masks):
     pixels = [(x, y) for x in range(40) for y in range(32)]
     outside = [p for p in pixels if not inside(p, regions_xyxy)]
     boxes = np.array(regions_xyxy, float).reshape(-1, 4)
-    got = coverage.cover(boxes, masks_xyxy, size_hw, boxes)
+    got = coverage.cover(boxes, coverage.filled(masks_xyxy, size_hw), boxes)
     assert (got.outside, got.outside_covered) == (len(outside), sum(inside(p, masks_xyxy) for p in outside))
     for region, share in zip(regions_xyxy, got.shares, strict=True):
         mine = [p for p in pixels if inside(p, [region])]

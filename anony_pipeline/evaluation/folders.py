@@ -1,0 +1,259 @@
+"""Judge anybody's anonymizer: a folder of originals, one of anonymized images, and a COCO file with the regions."""
+
+import hashlib
+import json
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from upath import UPath
+
+from anony_pipeline.config import loading
+from anony_pipeline.config.schema import Config
+from anony_pipeline.datasets import coco, image_headers
+from anony_pipeline.datasets.coco import CocoSet, Record
+from anony_pipeline.errors import DatasetError
+from anony_pipeline.evaluation import baselines, coverage, scorecard
+from anony_pipeline.evaluation.judges import load_without_checkpoint
+from anony_pipeline.evaluation.methods import Method, Scene, Treated
+from anony_pipeline.evaluation.run import Run
+from anony_pipeline.evaluation.schema import ANONYMIZER, BoxSource, Scorecard, Subject
+from anony_pipeline.ops import images
+from anony_pipeline.runtime import device as devices
+from anony_pipeline.storage import locations
+from anony_pipeline.structures import boxes
+from anony_pipeline.structures.regions import CATEGORY_IDS, Kind
+
+NAMES = {
+    **dict.fromkeys(("face", "faces"), Kind.FACE),
+    **dict.fromkeys(("license_plate", "licence_plate", "plate", "number_plate"), Kind.PLATE),
+}
+"""How others call the two categories, with spaces and hyphens as underscores."""
+LOSSLESS = (".png", ".bmp", ".tif", ".tiff")
+NAMED = 5
+UNNAMED_SOURCE = "originals"
+DEFAULT_DATA = f"data.sources=[{{name: {UNNAMED_SOURCE}, layout: pp4av, root: ., exhaustive: [face, license_plate]}}]"
+
+
+def configuration(layers: Sequence[str], overrides: Sequence[str]) -> Config:
+    """The configuration of an evaluation without a training: its name, judges, baselines, floors and gates count.
+
+    Args:
+        layers: YAML files; may be none, and then all keys have their defaults.
+        overrides: ``judges.second_detector=yunet.onnx``.
+
+    Raises:
+        ConfigError: See `anony_pipeline.config.loading.load`.
+    """
+    needed = [] if layers else [DEFAULT_DATA, "name=folders"]
+    return loading.load(layers, [*needed, *overrides])
+
+
+def evaluate(
+    config: Config, originals: Path, anonymized: Path, boxes_file: Path, output: Path, command: str | None = None
+) -> Scorecard:
+    """Judge a folder of anonymized images beside the baselines, and write ``scorecard.json`` and ``report/index.html``.
+
+    A region less than half of whose pixels differ from the original counts as leaked, whatever the judges see.
+
+    Args:
+        config: By whom it is judged, against which baselines and gates.
+        originals: The images that ``boxes_file`` names, below this folder.
+        anonymized: The same names, below this folder; another suffix is fine.
+        boxes_file: COCO with faces and licence plates; ``identity`` and ``serial`` of its annotations make
+            re-identification and leaked plates measurable. A category that it does not list counts as unlabelled.
+        output: Where the two files go.
+        command: What makes the scorecard again; the command line's own if None.
+
+    Raises:
+        DatasetError: If the folders and the boxes do not fit together.
+        WeightsError: If a judge is not there.
+    """
+    found = scorecard.limited(read_boxes(boxes_file, originals), config.evaluation.max_images)
+    pairs = pair(found, originals, anonymized)
+    judges = load_without_checkpoint(config, devices.choose_device(config.device))
+    methods: dict[str, Method] = {f"{ANONYMIZER}/detected": Given(pairs)}
+    methods |= {name: _baseline(name, config, found) for name in config.evaluation.baselines if name in BASELINES}
+    run = Run(config, found, judges, methods)
+    run.look()
+    given = {"--originals": originals, "--anonymized": anonymized, "--boxes": boxes_file}
+    again = command or shlex.join(["anony", "evaluate", *(str(part) for item in given.items() for part in item)])
+    subject = Subject(checkpoint=anonymized.resolve().name, step=0, sha256=_sha256(pairs), kind="folder")
+    card = scorecard.summarize(config, subject, run, run.evidence({}), again)
+    scorecard.save(card, output, run.pictures)
+    return card
+
+
+BASELINES = ("none", "blur", "pixelate", "solid", "inpaint", "other_face")
+"""The baselines that need no training."""
+
+
+def _baseline(name: str, config: Config, judged: CocoSet) -> Method:
+    if name == "none":
+        return baselines.none()
+    if name == "other_face":
+        return baselines.other_face(baselines.Donors.read(config, judged, of_judged=True))
+    return baselines.redaction(name)
+
+
+@dataclass(frozen=True)
+class Given:
+    """Images that somebody anonymized: a method that reads what is there.
+
+    Attributes:
+        pairs: The anonymized file by the original's ``file_name``.
+    """
+
+    pairs: dict[str, Path]
+    name: str = ANONYMIZER
+    boxes: BoxSource = "detected"
+    kinds: frozenset[Kind] = frozenset(Kind)
+
+    def apply(self, scenes: Sequence[Scene]) -> list[Treated]:
+        """See `Method.apply`."""
+        return [self._read(scene) for scene in scenes]
+
+    def _read(self, scene: Scene) -> Treated:
+        file = self.pairs[scene.record["file_name"]]
+        image_rgb = images.read(file)
+        changed = coverage.changed(scene.image_rgb, image_rgb, lossless=file.suffix.lower() in LOSSLESS)
+        places = boxes.as_boxes([region.box_xyxy for region in scene.regions])
+        shares = coverage.cover(places, changed, places).shares
+        done = [
+            f"{region.kind} {'replaced' if share >= coverage.HALF else 'left as it was by half or more'}"
+            for region, share in zip(scene.regions, shares, strict=True)
+        ]
+        return Treated(image_rgb, done=done, changed=changed)
+
+
+def read_boxes(path: Path, originals: Path) -> CocoSet:
+    """Read anybody's COCO file of faces and licence plates as a unified set whose images lie in one folder.
+
+    Args:
+        path: COCO; the categories count by their names, in whatever numbers.
+        originals: Where the images lie.
+
+    Raises:
+        DatasetError: If it is no such file, or has no region.
+    """
+    location = locations.location(path)
+    try:
+        content = json.loads(location.read_bytes())
+        numbers = {category["id"]: _kind_of(category["name"], location) for category in content["categories"]}
+        annotations = [_renumbered(annotation, numbers) for annotation in content["annotations"]]
+        unlabelled = [number for kind, number in CATEGORY_IDS.items() if kind not in numbers.values()]
+        records = [_record(image, unlabelled) for image in content["images"]]
+    except FileNotFoundError as error:
+        raise DatasetError("there is no such file of boxes", where=path, do="give --boxes a COCO file") from error
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise DatasetError(
+            "the file of boxes is not COCO",
+            where=path,
+            got=f"{type(error).__name__}: {error}",
+            allowed="images, annotations and categories named face and license_plate",
+            do="write the regions as COCO",
+        ) from error
+    roots = {record["source"]: {"root": str(originals.resolve())} for record in records}
+    document = {
+        "info": {"sources": roots},
+        "images": records,
+        "annotations": annotations,
+        "categories": coco.CATEGORIES,
+    }
+    found = coco.checked(document, location)
+    if not found.annotations:
+        raise DatasetError(
+            "the file of boxes has no region, so there is nothing to judge",
+            where=path,
+            got=f"{len(found)} images without boxes",
+            do="give the file that says where faces and licence plates are in the originals",
+        )
+    return found
+
+
+def _kind_of(name: str, where: UPath | Path) -> Kind:
+    kind = NAMES.get(name.lower().strip().replace(" ", "_").replace("-", "_"))
+    if kind is None:
+        raise DatasetError("a category is neither face nor licence plate", where=where, got=name, allowed=list(NAMES))
+    return kind
+
+
+def _renumbered(annotation: Record, kinds: dict[Any, Kind]) -> Record:
+    kind = kinds.get(annotation["category_id"])
+    return {**annotation, "category_id": None if kind is None else CATEGORY_IDS[kind]}
+
+
+def _record(image: Record, unlabelled: Sequence[int]) -> Record:
+    known = image.get("not_exhaustive_category_ids") or ()
+    source = image.get("source") or UNNAMED_SOURCE
+    return {**image, "source": source, "not_exhaustive_category_ids": sorted({*known, *unlabelled})}
+
+
+def pair(found: CocoSet, originals: Path, anonymized: Path) -> dict[str, Path]:
+    """Find each image's anonymized version, and compare their sizes without decoding them.
+
+    Args:
+        found: What the boxes name.
+        originals: Its images' folder.
+        anonymized: The other folder.
+
+    Returns:
+        The anonymized file by the original's ``file_name``.
+
+    Raises:
+        DatasetError: If a folder or an image is missing, if both folders are one, or if two sizes differ.
+        MediaError: If a file is no image.
+    """
+    for folder in (originals, anonymized):
+        if not folder.is_dir():
+            raise DatasetError("there is no such folder of images", where=folder)
+    if originals.resolve() == anonymized.resolve():
+        raise DatasetError("originals and anonymized images are one and the same folder", where=originals)
+    names = [image["file_name"] for image in found.images]
+    _none_missing([name for name in names if not (originals / name).is_file()], len(names), originals, "an original")
+    pairs = {name: counterpart for name in names if (counterpart := _counterpart(anonymized / name)) is not None}
+    missing = [name for name in names if name not in pairs]
+    _none_missing(missing, len(names), anonymized, "an anonymized version")
+    differing = [
+        f"{name}: {before[0]} x {before[1]} and {after[0]} x {after[1]} px"
+        for name, file in pairs.items()
+        if (before := image_headers.upright_size(originals / name)) != (after := image_headers.upright_size(file))
+    ]
+    if differing:
+        raise DatasetError(
+            f"{len(differing)} of {len(pairs)} images have another size than their originals",
+            where=anonymized,
+            got=_few(differing),
+            allowed="the original's width and height",
+            do="anonymize without resizing, or resize the originals and their boxes alike",
+        )
+    return pairs
+
+
+def _counterpart(path: Path) -> Path | None:
+    candidates = [path, *(path.with_suffix(suffix) for suffix in images.SUFFIXES)]
+    return next((candidate for candidate in candidates if candidate.is_file()), None)
+
+
+def _none_missing(missing: Sequence[str], total: int, folder: Path, what: str) -> None:
+    if missing:
+        raise DatasetError(
+            f"{len(missing)} of {total} images of the boxes lack {what}",
+            where=folder,
+            got=_few(missing),
+            do="name the folders so that folder/file_name is the image, or take these images out of the file of boxes",
+        )
+
+
+def _few(texts: Sequence[str]) -> str:
+    more = f", and {len(texts) - NAMED} more" if len(texts) > NAMED else ""
+    return ", ".join(texts[:NAMED]) + more
+
+
+def _sha256(pairs: dict[str, Path]) -> str:
+    found = hashlib.sha256()
+    for name, file in sorted(pairs.items()):
+        found.update(name.encode() + b"\0" + hashlib.sha256(file.read_bytes()).digest())
+    return found.hexdigest()

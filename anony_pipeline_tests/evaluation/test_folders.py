@@ -1,0 +1,199 @@
+import json
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from anony_pipeline.errors import AnonyPipelineError, ConfigError, DatasetError, WeightsError
+from anony_pipeline.evaluation import baselines, folders
+from anony_pipeline.evaluation.run import scenes_of
+from anony_pipeline.ops import images
+from anony_pipeline_tests.evaluation import street
+
+SETTINGS = ["evaluation.bootstrap=20", "evaluation.baselines=[none, solid, inpaint]"]
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory):
+    """Originals, their solid versions but for one plate in twelve, and boxes with other people's category names."""
+    root = tmp_path_factory.mktemp("given")
+    unified = street.make_street(root / "originals", images_count=24)
+    for scene in scenes_of(unified):
+        treated = baselines.redaction("solid").apply([scene])[0]
+        if scene.record["id"] % 12 == 0:
+            x0, y0, x1, y1 = treated.masks_xyxy[2]
+            treated.image_rgb[y0:y1, x0:x1] = scene.image_rgb[y0:y1, x0:x1]
+        images.write(root / "anonymized" / scene.record["file_name"], treated.image_rgb)
+    kept = [{key: image[key] for key in ("id", "file_name", "width", "height")} for image in unified.images]
+    renumbered = [{**a, "category_id": {1: 7, 2: 4}[a["category_id"]]} for a in unified.annotations]
+    categories = [{"id": 7, "name": "Face"}, {"id": 4, "name": "licence plate"}]
+    content = {"images": kept, "annotations": renumbered, "categories": categories}
+    (root / "boxes.json").write_text(json.dumps(content))
+    return root, content
+
+
+@pytest.fixture
+def copy(given, tmp_path):
+    """The same files, to be spoiled, and how they are judged with judges that see."""
+    root, content = given
+    for name in ("originals", "anonymized"):
+        shutil.copytree(root / name, tmp_path / name)
+    shutil.copy(root / "boxes.json", tmp_path)
+    return tmp_path, content
+
+
+def judge(root, monkeypatch, boxes="boxes.json", settings=SETTINGS, detectors=True):
+    originals = root / "originals"
+    unified = folders.read_boxes(root / boxes, originals)
+    judges = street.make_judges(unified)
+    judges = judges if detectors else replace(judges, detectors={})
+    monkeypatch.setattr(folders, "load_without_checkpoint", lambda *_: judges)
+    config = folders.configuration([], settings)
+    return folders.evaluate(config, originals, root / "anonymized", root / boxes, root / "output")
+
+
+def test_two_folders_and_boxes_give_a_scorecard_and_a_page_without_a_checkpoint(given, monkeypatch):
+    root, _ = given
+    card = judge(root, monkeypatch)
+    ours = card.row().figures
+    assert card.subject.kind == "folder"
+    assert ours["plate_leak_rate"].value == pytest.approx(2 / 24)
+    assert ours["coverage"].value == pytest.approx(70 / 72)
+    assert ours["reid_rank1"].value < 0.4
+    assert card.row("none").figures["reid_rank1"].value == 1
+    assert ours["changed_outside_masks"].value == 0
+    assert card.treated == {"face replaced": 48, "license_plate left as it was by half or more": 2} | {
+        "license_plate replaced": 22
+    }
+    assert not card.data.procedural
+    assert str(root / "anonymized") in card.command
+    page = (root / "output" / "report" / "index.html").read_text()
+    assert "data:image/" not in page
+
+
+def test_a_lossy_copy_of_the_originals_is_not_taken_for_anonymized(copy, monkeypatch):
+    root, _ = copy
+    for file in (root / "anonymized").iterdir():
+        file.unlink()
+        images.write(root / "anonymized" / f"{file.stem}.jpg", images.read(root / "originals" / file.name))
+    ours = judge(root, monkeypatch, detectors=False).row().figures
+    assert ours["coverage"].value < 0.1
+    assert ours["reid_rank1"].value > 0.9
+    assert ours["plate_leak_rate"].value == 1
+
+
+def test_a_category_that_is_not_listed_counts_as_unlabelled(copy):
+    root, content = copy
+    faces = [a for a in content["annotations"] if a["category_id"] == 7]
+    (root / "boxes.json").write_text(
+        json.dumps({**content, "annotations": faces, "categories": [{"id": 7, "name": "face"}]})
+    )
+    found = folders.read_boxes(root / "boxes.json", root / "originals")
+    assert all(image["not_exhaustive_category_ids"] == [2] for image in found.images)
+
+
+def test_a_single_image_gives_nulls_that_say_why(copy, monkeypatch):
+    root, content = copy
+    one = {**content, "images": content["images"][:1], "annotations": content["annotations"][:3]}
+    (root / "boxes.json").write_text(json.dumps(one))
+    card = judge(root, monkeypatch, settings=[*SETTINGS, "evaluation.floors.reid_rank1=0"])
+    assert "only" in card.row().figures["coverage"].reason
+    assert card.row().figures["reid_rank1"].value is None
+    assert not card.passed
+
+
+def spoil_missing(root, content):
+    (root / "anonymized" / "003.png").unlink()
+    return "1 of 24 images of the boxes lack an anonymized version"
+
+
+def spoil_original(root, content):
+    (root / "originals" / "003.png").unlink()
+    return "1 of 24 images of the boxes lack an original"
+
+
+def spoil_size(root, content):
+    images.write(root / "anonymized" / "005.png", np.zeros((60, 100, 3), np.uint8))
+    return "005.png: 200 x 120 and 100 x 60 px"
+
+
+def spoil_same(root, content):
+    shutil.rmtree(root / "anonymized")
+    (root / "anonymized").symlink_to(root / "originals")
+    return "one and the same folder"
+
+
+def spoil_folder(root, content):
+    shutil.rmtree(root / "anonymized")
+    return "there is no such folder of images"
+
+
+def spoil_boxes(root, content):
+    (root / "boxes.json").write_text(json.dumps({**content, "annotations": []}))
+    return "24 images without boxes"
+
+
+def spoil_category(root, content):
+    (root / "boxes.json").write_text(json.dumps({**content, "categories": [{"id": 7, "name": "dog"}]}))
+    return "neither face nor licence plate"
+
+
+def spoil_unknown_number(root, content):
+    (root / "boxes.json").write_text(json.dumps({**content, "categories": [{"id": 7, "name": "face"}]}))
+    return "category_id must be 1 or 2"
+
+
+def spoil_format(root, content):
+    (root / "boxes.json").write_text("[1, 2]")
+    return "is not COCO"
+
+
+def spoil_file(root, content):
+    (root / "boxes.json").unlink()
+    return "no such file of boxes"
+
+
+def spoil_image(root, content):
+    (root / "anonymized" / "004.png").write_bytes(b"")
+    return "empty"
+
+
+@pytest.mark.parametrize("spoil", [value for name, value in sorted(globals().items()) if name.startswith("spoil_")])
+def test_bad_input_is_refused_with_the_reason(copy, monkeypatch, spoil):
+    root, content = copy
+    message = spoil(root, content)
+    with pytest.raises(AnonyPipelineError) as error:
+        judge(root, monkeypatch)
+    assert message in str(error.value)
+    assert not (root / "output").exists()
+
+
+@pytest.mark.parametrize(
+    ("setting", "kind"),
+    [
+        ("judges.second_detector=none.onnx", WeightsError),
+        ("judges.held_out_recognizer=none.onnx", WeightsError),
+        ("judges.second_detektor=x", ConfigError),
+    ],
+)
+def test_a_judge_that_is_missing_or_unknown_is_named(given, setting, kind):
+    root, _ = given
+    with pytest.raises(kind, match=r"none\.onnx|second_detektor"):
+        folders.evaluate(
+            folders.configuration([], [*SETTINGS, setting]),
+            root / "originals",
+            root / "anonymized",
+            root / "boxes.json",
+            root / "other",
+        )
+
+
+def test_a_second_detector_of_another_architecture_is_refused(given, tmp_path):
+    from anony_pipeline.models import weights
+
+    root, _ = given
+    recognizer = weights.shipped("recognizer.onnx")
+    config = folders.configuration([], [*SETTINGS, f"judges.second_detector={recognizer}"])
+    with pytest.raises((WeightsError, DatasetError), match="YuNet"):
+        folders.evaluate(config, root / "originals", root / "anonymized", root / "boxes.json", tmp_path / "out")
