@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import yaml
 
-from anony_pipeline.config.schema import Config
+from anony_pipeline.config.schema import Config, Source
 from anony_pipeline.errors import DatasetError
 from anony_pipeline.storage import atomic
 
@@ -56,19 +56,28 @@ def write_overlay(config: Config, mode: Mode, places: Sequence[Path], results: P
             allowed=" and ".join(UNIFIED_FILES),
             do="copy them into data/unified, or use --mode sources",
         )
-    sources = []
-    for source in config.data.sources:
-        root = next((place / source.name for place in places if (place / source.name).is_dir()), None)
-        if root is None:
-            raise DatasetError(
-                f"the data set {source.name} is nowhere",
-                where=", ".join(str(place / source.name) for place in places),
-                do="copy or unpack it to one of these folders",
-            )
-        sources.append({**source.model_dump(mode="json", exclude_defaults=True), "root": str(root)})
+    sources = [
+        {**source.model_dump(mode="json", exclude_defaults=True), "root": _root_of(source, config, places)}
+        for source in config.data.sources
+    ]
     return _write(
         Overlay(file, ", ".join(source["name"] for source in sources), {"paths": paths, "data": {"sources": sources}})
     )
+
+
+def _root_of(source: Source, config: Config, places: Sequence[Path]) -> str:
+    """Where a source lies, or where it will: one that is drawn or downloaded need not be there yet."""
+    candidates = [*(place / source.name for place in places), Path(source.root)]
+    found = next((folder for folder in candidates if folder.is_dir()), None)
+    if found is None and (source.download or config.data.streetscape is not None):
+        return source.root
+    if found is None:
+        raise DatasetError(
+            f"the data set {source.name} is nowhere",
+            where=", ".join(map(str, candidates)),
+            do="copy or unpack it to one of these folders",
+        )
+    return str(found)
 
 
 def _all_there(folder: Path) -> bool:

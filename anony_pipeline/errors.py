@@ -3,6 +3,7 @@
 Anything else that is raised is a defect of the program.
 """
 
+import errno
 from collections.abc import Sequence
 
 
@@ -74,3 +75,32 @@ class CheckpointError(AnonyPipelineError):
 
 class PrivacyError(AnonyPipelineError):
     """Something that would have let private pixels out."""
+
+
+PASSING = frozenset(
+    {
+        errno.EIO,
+        errno.EBUSY,
+        errno.ESTALE,
+        errno.ENETDOWN,
+        errno.ENETUNREACH,
+        errno.EHOSTUNREACH,
+        errno.ENOTCONN,
+    }
+)
+"""What a store says that is away for a moment: a mount that hangs, a network that is down. A full disk stays full."""
+
+
+def may_pass_again(error: BaseException | None) -> bool:
+    """Whether doing the same once more can succeed: the error, or what caused it, is a store or network that was away.
+
+    >>> may_pass_again(ConnectionResetError()), may_pass_again(ValueError("step 3")), may_pass_again(None)
+    (True, False, False)
+    """
+    while error is not None:
+        if isinstance(error, ConnectionError | TimeoutError):
+            return True
+        if isinstance(error, OSError) and error.errno in PASSING:
+            return True
+        error = error.__cause__
+    return False

@@ -1,12 +1,12 @@
 """The original entry point: ``python -m anony_pipeline.train_joint --config FILE --mode auto --max_steps 1000``.
 
-SIGINT and SIGTERM end it after the action at hand, with a checkpoint from which the same command goes on.
+SIGINT, SIGTERM and the end of the process that launched it end it after the action at hand, with a checkpoint from
+which the same command goes on.
 """
 
 import json
 import logging
 import os
-import signal
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -15,12 +15,13 @@ import typer
 from rich.console import Console
 from rich.logging import RichHandler
 
-from anony_pipeline.errors import AnonyPipelineError
+from anony_pipeline.errors import AnonyPipelineError, may_pass_again
 
 EVENTS_VARIABLE = "ANONY_EVENTS"
 """Names a file that gets each event as a JSON line: how a process that started this one follows it."""
 
-STOPPED = 130
+FAILED, TRY_AGAIN, STOPPED = 1, 75, 130
+"""Exit codes; 75 is `EX_TEMPFAIL` of sysexits.h: the same command may succeed later."""
 
 
 class Mode(StrEnum):
@@ -45,20 +46,29 @@ def main(
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[RichHandler(console=Console(stderr=True))])
     # Importing torch takes seconds, which `--help` should not.
     from anony_pipeline.config import loading  # noqa: PLC0415
-    from anony_pipeline.training import loop  # noqa: PLC0415
+    from anony_pipeline.training import loop, stopping  # noqa: PLC0415
 
-    stop = _StopSignal()
-    try:
-        report = loop.train(
-            loading.load(config, overrides or ()),
-            mode=mode.value,
-            max_steps=max_steps,
-            on_event=_write_event,
-            should_stop=stop,
-        )
-    except AnonyPipelineError as error:
-        Console(stderr=True).print(str(error), markup=False, highlight=False)
-        raise typer.Exit(1) from error
+    stopping.end_with_the_launcher()
+
+    def on_event(event: dict[str, object]) -> None:
+        stop.observe(event)
+        _write_event(event)
+
+    with stopping.StopSignal(SystemExit(STOPPED)) as stop:
+        try:
+            report = loop.train(
+                loading.load(config, overrides or ()),
+                mode=mode.value,
+                max_steps=max_steps,
+                on_event=on_event,
+                should_stop=stop,
+            )
+        except (AnonyPipelineError, OSError) as error:
+            passing = may_pass_again(error)
+            if not (passing or isinstance(error, AnonyPipelineError)):
+                raise
+            Console(stderr=True).print(str(error), markup=False, highlight=False)
+            raise typer.Exit(TRY_AGAIN if passing else FAILED) from error
     _write_event(
         {
             "event": "report",
@@ -75,22 +85,6 @@ def main(
     if not report.finished:
         console.print("stopped before the last step: the same command goes on from here")
         raise typer.Exit(STOPPED)
-
-
-class _StopSignal:
-    """Says True once SIGINT or SIGTERM came; a second signal ends the process at once."""
-
-    def __init__(self) -> None:
-        self.came = False
-        for name in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(name, self._take)
-
-    def _take(self, number: int, _frame: object) -> None:
-        self.came = True
-        signal.signal(number, signal.SIG_DFL)
-
-    def __call__(self) -> bool:
-        return self.came
 
 
 def _write_event(event: dict[str, object]) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -16,15 +17,17 @@ import dagster as dg
 from pydantic import Field
 
 from anony_pipeline.config import loading
+from anony_pipeline.errors import may_pass_again
 
 Event = dict[str, Any]
 OnEvent = Callable[[Event], None]
 Stage = Literal["pretrain", "joint"]
 
-PARENT_VARIABLE = "ANONY_PARENT_PID"
-EVENTS_VARIABLE = "ANONY_EVENTS"
-TRANSIENT_EXITS = frozenset({-signal.SIGKILL, -signal.SIGBUS, 137})
-"""What may pass on a second try: killed for memory, or by a machine that went away."""
+EVENTS_VARIABLE, LAUNCHED_VARIABLE = "ANONY_EVENTS", "ANONY_LAUNCHED"
+TRANSIENT_EXITS = frozenset({-signal.SIGKILL, -signal.SIGBUS, 137, 75})
+"""What may pass on a second try: killed for memory, or by a machine that went away; 75 is `train_joint.TRY_AGAIN`."""
+
+RETRIES, WAIT_SECONDS = 2, 30.0
 
 
 class Launcher(dg.ConfigurableResource):
@@ -35,11 +38,14 @@ class Launcher(dg.ConfigurableResource):
         description="`subprocess`: a crash of CUDA leaves the step alive to report it, and nothing stays on the GPU",
     )
     grace_seconds: float = Field(
-        default=60.0, description="subprocess: time to save a checkpoint after a stop, before it is killed"
+        default=60.0, description="time to save a checkpoint after a stop, before it is killed"
     )
 
     def train(self, layers: Sequence[str], overrides: Sequence[str], stage: Stage, on_event: OnEvent) -> dict[str, Any]:
-        """Train one stage of an experiment.
+        """Train one stage of an experiment, going on from its last good checkpoint.
+
+        A stop (Terminate, Ctrl-C) and the death of the process that started this step both lead to a checkpoint and to
+        the end of all that was started here.
 
         Args:
             layers: The configuration's files.
@@ -49,13 +55,19 @@ class Launcher(dg.ConfigurableResource):
 
         Returns:
             ``checkpoint``, ``step`` and further facts of the training's report.
+
+        Raises:
+            dg.RetryRequested: If a second try can succeed: a store was away, or the trainer was killed.
         """
+        end_with_the_executor(self.grace_seconds)
         if self.mode == "subprocess":
             return self._in_subprocess(layers, overrides, stage, on_event)
-        from anony_pipeline.training import loop
-
-        report = loop.train(loading.load(layers, overrides), mode=stage, on_event=on_event)
-        return {"checkpoint": str(report.checkpoint), "step": report.step}
+        try:
+            return _in_process(layers, overrides, stage, on_event)
+        except Exception as error:
+            if may_pass_again(error):
+                raise dg.RetryRequested(RETRIES, WAIT_SECONDS) from error
+            raise
 
     def _in_subprocess(
         self, layers: Sequence[str], overrides: Sequence[str], stage: Stage, on_event: OnEvent
@@ -66,22 +78,57 @@ class Launcher(dg.ConfigurableResource):
         with tempfile.TemporaryDirectory(prefix="anony-events-") as folder:
             events = Path(folder) / "events.jsonl"
             events.touch()
-            environment = {**os.environ, PARENT_VARIABLE: str(os.getpid()), EVENTS_VARIABLE: str(events)}
+            environment = {
+                **os.environ,
+                LAUNCHED_VARIABLE: str(self.grace_seconds),
+                EVENTS_VARIABLE: str(events),
+            }
             last = _run(command, environment, events, on_event, self.grace_seconds)
         if "checkpoint" not in last:
             raise dg.Failure("the trainer ended without naming its checkpoint", allow_retries=False)
         return last
 
 
+def _in_process(layers: Sequence[str], overrides: Sequence[str], stage: Stage, on_event: OnEvent) -> Event:
+    from anony_pipeline.training import loop, stopping
+
+    def observe(event: Event) -> None:
+        stop.observe(event)
+        on_event(event)
+
+    stopped = dg.DagsterExecutionInterruptedError()
+    with stopping.StopSignal(stopped) as stop:
+        report = loop.train(loading.load(layers, overrides), mode=stage, on_event=observe, should_stop=stop)
+    if not report.finished:
+        raise stopped
+    return {"checkpoint": str(report.checkpoint), "step": report.step}
+
+
+def end_with_the_executor(grace_seconds: float) -> None:
+    """If the multiprocess executor started this step's process, end with it, however it ended.
+
+    Otherwise a step whose run was killed would train on for nobody, with the GPU that the next run waits for.
+    """
+    from anony_pipeline.training import stopping
+
+    if (parent := multiprocessing.parent_process()) is not None:
+        # The trainer has its grace first; what is left then is this process alone.
+        stopping.end_when(parent.join, grace_seconds + 10, lambda: os._exit(1))
+
+
 def _run(command: list[str], environment: dict[str, str], events: Path, on_event: OnEvent, grace: float) -> Event:
     """Run a command in its own process group until it ends; return its last event.
 
     Raises:
-        dg.Failure: If it ends with an error; retries are allowed where a second try can pass.
+        dg.RetryRequested: If it ends with an error that a second try may not meet.
+        dg.Failure: If it ends with another error.
     """
     last: Event = {}
     # A group of its own: a launcher inside (accelerate, torchrun) has children, and all of them must get the signal.
-    process = subprocess.Popen(command, env=environment, start_new_session=True)  # noqa: S603 - our own interpreter
+    # The pipe tells the trainer when this process is gone, also when nobody can say so any more.
+    process = subprocess.Popen(  # noqa: S603 - our own interpreter
+        command, env=environment, start_new_session=True, stdin=subprocess.PIPE
+    )
     try:
         with events.open() as lines:
             while True:
@@ -96,10 +143,13 @@ def _run(command: list[str], environment: dict[str, str], events: Path, on_event
         # Also when Dagster interrupts the step: its exception is a BaseException and passes through here.
         stop_group(process, grace)
     if process.returncode:
-        raise dg.Failure(
+        failure = dg.Failure(
             f"the trainer ended with exit code {process.returncode}; its own message stands above, in stderr",
-            allow_retries=process.returncode in TRANSIENT_EXITS,
+            allow_retries=False,
         )
+        if process.returncode in TRANSIENT_EXITS:
+            raise dg.RetryRequested(RETRIES, WAIT_SECONDS) from failure
+        raise failure
     return last
 
 

@@ -168,6 +168,8 @@ def of_targets(report: "TargetReport", config: Config) -> dict[str, Any]:
     shown: dict[str, Any] = {
         name: getattr(report, name) for name in ("regions", "made", "reused", "too_small", "seconds")
     }
+    if report.manifest is not None:
+        shown["manifest"] = path(report.manifest)
     shown |= {"method": report.method} | {f"failed/{reason}": count for reason, count in report.failed.items()}
     if is_procedural(config) and report.examples:
         pairs = [image for pair in report.examples[:12] for image in pair]

@@ -25,6 +25,7 @@ class Experiment(dg.ConfigurableResource):
         default_factory=default_layers, description="YAML files; later ones win. Relative to the project"
     )
     overrides: list[str] = Field(default_factory=list, description="`loss.adv_weight=0.05`; wins over every layer")
+    force: bool = Field(default=False, description="make anew also what has not changed")
 
     def files(self) -> list[str]:
         """The layers as absolute paths or URLs."""

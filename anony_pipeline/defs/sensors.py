@@ -8,6 +8,8 @@ import dagster as dg
 
 from anony_pipeline.config.schema import Config
 from anony_pipeline.defs import checkpoints
+from anony_pipeline.defs.alerts import alert_on_failure
+from anony_pipeline.defs.automation import retrain_on_changed_data
 from anony_pipeline.defs.jobs import evaluate
 from anony_pipeline.defs.partitions import CHECKPOINTS, EVERY_STYLE
 from anony_pipeline.defs.resources import Experiment
@@ -84,4 +86,4 @@ def _request(checkpoint: Path, version: str, attempt: int, experiment: Experimen
     )
 
 
-ALL = [new_checkpoints]
+ALL = [new_checkpoints, retrain_on_changed_data, alert_on_failure]

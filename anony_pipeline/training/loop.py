@@ -17,6 +17,7 @@ from anony_pipeline.errors import CheckpointError, DatasetError
 from anony_pipeline.losses import identity
 from anony_pipeline.plates.styles import configured_styles
 from anony_pipeline.runtime.device import choose_device, choose_dtype
+from anony_pipeline.storage import locks
 from anony_pipeline.structures.regions import Kind
 from anony_pipeline.targets.faces import make_face_targets
 from anony_pipeline.targets.plates import make_plate_targets
@@ -79,7 +80,9 @@ def train(
     on_event: OnEvent | None = None,
     should_stop: ShouldStop | None = None,
 ) -> TrainReport:
-    """Train, going on from the newest checkpoint of the same configuration.
+    """Train, going on from the last good checkpoint of the same configuration.
+
+    One process at a time trains into an experiment's outputs; another one waits.
 
     Args:
         config: The configuration.
@@ -95,14 +98,15 @@ def train(
         CheckpointError: If a checkpoint can't be written or read.
         AnonyPipelineError: If too many steps were not finite.
     """
-    run = _Training(config, on_event, should_stop or (lambda: False))
-    if mode == "pretrain":
-        return run.pretrain(max_steps or config.training.pretrain_steps)
-    if mode == "auto" and config.training.pretrain_steps > 0:
-        report = run.pretrain(config.training.pretrain_steps)
-        if not report.finished:
-            return report
-    return run.joint(max_steps or config.training.max_steps)
+    with locks.sole_writer(Path(config.paths.outputs)):
+        run = _Training(config, on_event, should_stop or (lambda: False))
+        if mode == "pretrain":
+            return run.pretrain(max_steps or config.training.pretrain_steps)
+        if mode == "auto" and config.training.pretrain_steps > 0:
+            report = run.pretrain(config.training.pretrain_steps)
+            if not report.finished:
+                return report
+        return run.joint(max_steps or config.training.max_steps)
 
 
 def prepare(config: Config, coco: CocoSet) -> TrainingData:

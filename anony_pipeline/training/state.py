@@ -6,6 +6,7 @@ Format ``anony_pipeline.checkpoint/1``; docs/architecture.md fixes what lies in 
 import contextlib
 import dataclasses
 import json
+import logging
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -23,6 +24,8 @@ from anony_pipeline.models import lora, weights
 from anony_pipeline.storage import atomic, manifests
 from anony_pipeline.training.batches import Generated
 from anony_pipeline.training.networks import Networks, trainable
+
+log = logging.getLogger("anony_pipeline")
 
 FORMAT = "anony_pipeline.checkpoint/1"
 PREFIX = "step_"
@@ -306,7 +309,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def list_checkpoints(root: Path, fingerprint: str | None = None) -> list[Saved]:
-    """The complete checkpoints below a folder, by step.
+    """The complete checkpoints below a folder, by step; one of which a file is missing or cut is left out, saying so.
 
     Args:
         root: The folder; it need not be there.
@@ -317,7 +320,11 @@ def list_checkpoints(root: Path, fingerprint: str | None = None) -> list[Saved]:
         file = path / manifests.NAME
         if not file.exists():
             continue
-        manifest = manifests.read(path, verify=False)
+        try:
+            manifest = manifests.read(path, verify=False)
+        except CheckpointError as error:
+            log.warning("a checkpoint is left out: %s", error)
+            continue
         if manifest.get("format") == FORMAT and fingerprint in (None, manifest["config_fingerprint"]):
             found.append(
                 Saved(
@@ -332,11 +339,21 @@ def list_checkpoints(root: Path, fingerprint: str | None = None) -> list[Saved]:
 
 
 def latest(root: Path, fingerprint: str | None = None) -> Saved | None:
-    """The newest complete checkpoint: of one configuration that with the most steps, of any that written last."""
+    """The last good checkpoint: of one configuration that with the most steps, of any that written last.
+
+    Sums are compared: after a power cut the newest may be damaged, and then the one before it is taken, saying so.
+    """
     found = list_checkpoints(root, fingerprint)
-    if not found:
-        return None
-    return found[-1] if fingerprint else max(found, key=lambda saved: (saved.path / manifests.NAME).stat().st_mtime_ns)
+    if not fingerprint:
+        found.sort(key=lambda saved: (saved.path / manifests.NAME).stat().st_mtime_ns)
+    for saved in reversed(found):
+        try:
+            manifests.read(saved.path)
+        except CheckpointError as error:
+            log.warning("a checkpoint is left out: %s", error)
+        else:
+            return saved
+    return None
 
 
 def prune(root: Path, fingerprint: str, keep_last: int) -> list[Path]:

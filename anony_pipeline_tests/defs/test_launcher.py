@@ -9,6 +9,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from anony_pipeline import train_joint
 from anony_pipeline.defs import launcher
 
 TRAINER = """
@@ -53,11 +54,19 @@ def test_events_arrive_in_order_and_the_last_one_is_returned(tmp_path):
     assert last == seen[-1]
 
 
-@pytest.mark.parametrize(("code", "retried"), [(1, False), (2, False), (137, True)])
-def test_only_what_can_pass_on_a_second_try_is_retried(tmp_path, code, retried):
+@pytest.mark.parametrize("code", [1, 2, 130])
+def test_what_would_fail_again_is_not_tried_again(tmp_path, code):
     with pytest.raises(dg.Failure, match=f"exit code {code}") as caught:
         run(tmp_path, lambda _: None, steps=1, code=code)
-    assert caught.value.allow_retries is retried
+    assert not caught.value.allow_retries
+
+
+@pytest.mark.parametrize("code", [137, train_joint.TRY_AGAIN])
+def test_what_can_pass_on_a_second_try_is_tried_again(tmp_path, code):
+    with pytest.raises(dg.RetryRequested) as caught:
+        run(tmp_path, lambda _: None, steps=1, code=code)
+    assert caught.value.max_retries == launcher.RETRIES
+    assert f"exit code {code}" in str(caught.value.__cause__)
 
 
 def test_a_stop_lets_the_trainer_save_and_leaves_no_process(tmp_path):

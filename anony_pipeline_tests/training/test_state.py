@@ -117,6 +117,20 @@ def test_a_damaged_file_is_refused(trained, config, tmp_path, name):
         fresh(config).load(saved.path)
 
 
+@pytest.mark.parametrize("damage", ["other bytes", "cut", "missing"])
+def test_a_damaged_checkpoint_gives_way_to_the_good_one_before_it(trained, tmp_path, damage, caplog):
+    first = trained.save(tmp_path, "print", {})
+    trained.progress.step = 2
+    file = trained.save(tmp_path, "print", {}).path / "ema.safetensors"
+    data = file.read_bytes()
+    if damage == "missing":
+        file.unlink()
+    else:
+        file.write_bytes(data[:-1] if damage == "cut" else data[:-1] + bytes([data[-1] ^ 1]))
+    assert state.latest(tmp_path, "print").path == first.path
+    assert str(file) in caplog.text
+
+
 def test_a_full_disk_leaves_the_checkpoint_before(trained, tmp_path, monkeypatch):
     first = trained.save(tmp_path, "print", {})
     trained.progress.step = 2

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import dagster as dg
 
-from anony_pipeline.defs import metadata
+from anony_pipeline.defs import metadata, unchanged
+from anony_pipeline.defs.automation import ON_CHANGED_DATA
 from anony_pipeline.defs.resources import Experiment
 
 GROUP = "datasets"
@@ -44,21 +45,31 @@ def raw_data(context: dg.AssetExecutionContext, experiment: Experiment) -> Itera
         )
 
 
-@dg.asset(group_name=GROUP, deps=list(RAW), kinds={"coco"})
-def unified_coco(experiment: Experiment) -> dg.MaterializeResult:
+@dg.asset(group_name=GROUP, deps=list(RAW), kinds={"coco"}, automation_condition=ON_CHANGED_DATA)
+def unified_coco(context: dg.AssetExecutionContext, experiment: Experiment) -> dg.MaterializeResult:
     """All sources in one COCO file a split: categories `face` and `license_plate`, boxes in pixels."""
     from anony_pipeline.datasets import unify
     from anony_pipeline.datasets.sources import SPLITS
     from anony_pipeline.storage import manifests
 
     config = experiment.config()
-    report = unify.ensure_unified(config)
     files = [unify.unified_file(config.paths.unified, split) for split in SPLITS]
+
+    def version() -> str:
+        return "-".join(manifests.sha256_of(file)[:12] for file in files if file.exists())
+
+    now = unchanged.made_of(context.instance, config, "datasets", RAW)
+    if same := unchanged.standing(
+        context, experiment, "unified_coco", now, lambda old: unchanged.version_of(old) == version()
+    ):
+        return unchanged.again(same)
+    report = unify.ensure_unified(config)
     return dg.MaterializeResult(
         metadata={
+            unchanged.MADE_OF: now,
             "made": report is not None,
             **(metadata.numbers(report) if report else {}),
             "folder": metadata.path(config.paths.unified),
         },
-        data_version=dg.DataVersion("-".join(manifests.sha256_of(file)[:12] for file in files)),
+        data_version=dg.DataVersion(version()),
     )

@@ -1,10 +1,13 @@
 """What leaked and what was lost: one pass of the judges, its figures by plate style, and the scorecard."""
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Sequence
 
 import dagster as dg
 
-from anony_pipeline.defs import checkpoints, metadata
+from anony_pipeline.config.schema import Config
+from anony_pipeline.defs import checkpoints, metadata, unchanged
+from anony_pipeline.defs.automation import DAILY
 from anony_pipeline.defs.partitions import PER_STYLE, STYLE_KEYS, styles_of
 from anony_pipeline.defs.resources import Experiment
 from anony_pipeline.storage import atomic
@@ -30,15 +33,16 @@ DESCRIPTIONS = {
 }
 
 
+JUDGED = ["joint_checkpoint", "unified_coco", "face_recognizer", "plate_reader", "held_out_judges"]
+
+
 @dg.multi_asset(
     specs=[
         dg.AssetSpec(
             name,
             group_name=GROUP,
             description=DESCRIPTIONS[name],
-            deps=["joint_checkpoint", "unified_coco", "face_recognizer", "plate_reader", "held_out_judges"]
-            if name == "anonymized_val"
-            else ["anonymized_val"],
+            deps=JUDGED if name == "anonymized_val" else ["anonymized_val"],
             skippable=True,
         )
         for name in FIGURES
@@ -49,24 +53,49 @@ DESCRIPTIONS = {
 )
 def judged(context: dg.AssetExecutionContext, experiment: Experiment) -> Iterator[dg.MaterializeResult]:
     """One pass over all asked styles: every judge is loaded once, and all figures come from the same tensors."""
-    from anony_pipeline.evaluation import scorecard as scorecards
-
     config = experiment.config()
     styles = styles_of(context)
+    # In the order of FIGURES, which is that of the dependencies.
+    names = [name for name in FIGURES if dg.AssetKey(name) in context.selected_asset_keys]
     checkpoint = checkpoints.current(context.instance, config)
+    now = unchanged.made_of(context.instance, config, "evaluation", JUDGED)
+    if same := _standing(context, experiment, names, now, styles):
+        yield from same
+        return
+    from anony_pipeline.evaluation import scorecard as scorecards
+
     card = scorecards.evaluate(
         config, checkpoint, None if set(styles) == set(STYLE_KEYS) else styles, location(config.paths.outputs)
     )
-    # In the order of FIGURES, which is that of the dependencies.
-    for name in (name for name in FIGURES if dg.AssetKey(name) in context.selected_asset_keys):
+    for name in names:
         for style in styles:
             figures = metadata.of_row(card.row(slice_name=f"style:{style}"), FIGURES[name])
-            context.add_asset_metadata(figures, asset_key=name, partition_key=style)
+            context.add_asset_metadata({unchanged.MADE_OF: now, **figures}, asset_key=name, partition_key=style)
         yield dg.MaterializeResult(
             asset_key=name,
             # Of every partition: overall figures would stand beside a style's own under the same names.
             metadata={"checkpoint": metadata.path(checkpoint), "checkpoint_version": card.subject.sha256},
+            data_version=dg.DataVersion(now),
         )
+
+
+def _standing(
+    context: dg.AssetExecutionContext, experiment: Experiment, names: Sequence[str], now: str, styles: Sequence[str]
+) -> list[dg.MaterializeResult] | None:
+    """The results that repeat what all asked assets and styles have, if the scorecard on disk is still the one."""
+    config = experiment.config()
+    if not _card_is_of(config, checkpoints.current(context.instance, config), overall=set(styles) == set(STYLE_KEYS)):
+        return None
+    same = [unchanged.standing_styles(context, experiment, name, now, styles, lambda _: True) for name in names]
+    return None if None in same else [result for result in same if result is not None]
+
+
+def _card_is_of(config: Config, checkpoint: checkpoints.Place, *, overall: bool) -> bool:
+    file = location(config.paths.outputs) / "scorecard.json"
+    if not file.exists():
+        return False
+    card = json.loads(file.read_text())
+    return card["subject"]["sha256"] == checkpoints.version(checkpoint) and (not overall or card["overall_of_this_run"])
 
 
 GATES = {
@@ -82,6 +111,7 @@ GATES = {
 @dg.asset(
     group_name=GROUP,
     deps=list(FIGURES),
+    freshness_policy=DAILY,
     check_specs=[dg.AssetCheckSpec(name, asset="scorecard", description=rule) for name, rule in GATES.items()],
 )
 def scorecard(context: dg.AssetExecutionContext, experiment: Experiment) -> dg.MaterializeResult:

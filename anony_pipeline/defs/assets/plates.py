@@ -1,8 +1,10 @@
 """What plates of each style look like, before anything is trained on them."""
 
+import hashlib
+
 import dagster as dg
 
-from anony_pipeline.defs import metadata
+from anony_pipeline.defs import metadata, unchanged
 from anony_pipeline.defs.partitions import PER_STYLE, styles_of
 from anony_pipeline.defs.resources import Experiment
 
@@ -15,14 +17,26 @@ def plate_samples(context: dg.AssetExecutionContext, experiment: Experiment) -> 
     from anony_pipeline.storage.locations import location
 
     config = experiment.config()
-    known = styles.configured_styles()
-    for key in styles_of(context):
+    keys = styles_of(context)
+    now = unchanged.made_of(context.instance, config, "plates", ())
+    if same := unchanged.standing_styles(
+        context, experiment, "plate_samples", now, keys, unchanged.path_is_there("file")
+    ):
+        return same
+    known, content = styles.configured_styles(), hashlib.sha256()
+    for key in keys:
         plates, serials = samples.draw(known[key], count=12, seed=config.seed)
         page = metadata.sheet(plates, cell_hw=(64, 224), columns=3)
         file = location(config.paths.outputs) / "plate_samples" / f"{key}.png"
         images.write(file, page)
+        content.update(page.tobytes())
         context.add_asset_metadata(
-            {"serials": ", ".join(serials), "plates": metadata.picture(page, key), "file": metadata.path(file)},
+            {
+                unchanged.MADE_OF: now,
+                "serials": ", ".join(serials),
+                "plates": metadata.picture(page, key),
+                "file": metadata.path(file),
+            },
             partition_key=key,
         )
-    return dg.MaterializeResult()
+    return dg.MaterializeResult(data_version=dg.DataVersion(content.hexdigest()))

@@ -1,33 +1,68 @@
 """Pseudo-targets: what the generator learns to make of each region. Private: they hold original surroundings."""
 
+import hashlib
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
 import dagster as dg
 
-from anony_pipeline.defs import metadata
+from anony_pipeline.defs import metadata, unchanged
+from anony_pipeline.defs.automation import ON_CHANGED_DATA
 from anony_pipeline.defs.partitions import PER_STYLE, styles_of
 from anony_pipeline.defs.resources import Experiment
+
+if TYPE_CHECKING:
+    from anony_pipeline.targets.report import TargetReport
 
 GROUP = "targets"
 
 
-@dg.asset(group_name=GROUP, deps=["unified_coco", "face_recognizer"], kinds={"image"})
-def face_pseudo_targets(experiment: Experiment) -> dg.MaterializeResult:
+@dg.asset(
+    group_name=GROUP,
+    deps=["unified_coco", "face_recognizer"],
+    kinds={"image"},
+    automation_condition=ON_CHANGED_DATA,
+)
+def face_pseudo_targets(context: dg.AssetExecutionContext, experiment: Experiment) -> dg.MaterializeResult:
     """A donor's face in the place of each face of the training images."""
     from anony_pipeline.datasets.loaders import open_split
     from anony_pipeline.targets import faces
 
     config = experiment.config()
+    now = unchanged.made_of(context.instance, config, "targets", ["unified_coco", "face_recognizer"])
+    if same := unchanged.standing(context, experiment, "face_pseudo_targets", now, unchanged.path_is_there("manifest")):
+        return unchanged.again(same)
     report = faces.make_face_targets(config, open_split(config, "train"))
-    return dg.MaterializeResult(metadata=metadata.of_targets(report, config))
+    return dg.MaterializeResult(
+        metadata={unchanged.MADE_OF: now, **metadata.of_targets(report, config)}, data_version=_version([report])
+    )
 
 
-@dg.asset(group_name=GROUP, deps=["unified_coco", "plate_samples"], kinds={"image"}, **PER_STYLE)
+@dg.asset(
+    group_name=GROUP,
+    deps=["unified_coco", "plate_samples"],
+    kinds={"image"},
+    automation_condition=ON_CHANGED_DATA,
+    **PER_STYLE,
+)
 def plate_pseudo_targets(context: dg.AssetExecutionContext, experiment: Experiment) -> dg.MaterializeResult:
     """A fresh serial of the same style in the place of each plate of the training images."""
     from anony_pipeline.datasets.loaders import open_split
     from anony_pipeline.targets import plates
 
-    config = experiment.config()
-    reports = plates.make_plate_targets(config, open_split(config, "train"), styles_of(context))
+    config, styles = experiment.config(), styles_of(context)
+    now = unchanged.made_of(context.instance, config, "targets", ["unified_coco", "plate_samples"])
+    if same := unchanged.standing_styles(
+        context, experiment, "plate_pseudo_targets", now, styles, unchanged.path_is_there("manifest")
+    ):
+        return same
+    reports = plates.make_plate_targets(config, open_split(config, "train"), styles)
     for style, report in reports.items():
-        context.add_asset_metadata(metadata.of_targets(report, config), partition_key=style)
-    return dg.MaterializeResult()
+        context.add_asset_metadata({unchanged.MADE_OF: now, **metadata.of_targets(report, config)}, partition_key=style)
+    return dg.MaterializeResult(data_version=_version(reports.values()))
+
+
+def _version(reports: "Iterable[TargetReport]") -> dg.DataVersion:
+    """Of all that the targets were made of: the same ones are nothing new to what is trained on them."""
+    keys = sorted(record.key for report in reports for record in report.records)
+    return dg.DataVersion(hashlib.sha256("\n".join(keys).encode()).hexdigest())
