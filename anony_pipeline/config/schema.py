@@ -202,6 +202,9 @@ class Targets(Section):
     min_donor_distance: Annotated[float, Field(ge=0, le=2)] = Field(
         0.6, description="1 - cosine that a donor must keep from the original"
     )
+    landmarks: str | None = Field(
+        None, description="YuNet's ONNX file, for faces whose data set has no landmarks; null: those are aligned by box"
+    )
 
 
 class LossWeights(Section):

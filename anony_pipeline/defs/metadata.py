@@ -80,30 +80,6 @@ def picture(image_rgb: "np.ndarray", name: str) -> dg.MetadataValue:
         image = cv2.resize(image, None, fx=0.8, fy=0.8, interpolation=cv2.INTER_AREA)
 
 
-def sheet(images_rgb: "Sequence[np.ndarray]", cell_hw: tuple[int, int], columns: int) -> "np.ndarray":
-    """A contact sheet: images resized to one cell size, row by row, on white.
-
-    Args:
-        images_rgb: ``(H, W, 3)`` uint8 each; at least one.
-        cell_hw: Height and width of a cell in pixels.
-        columns: Cells in a row.
-
-    Returns:
-        ``(H, W, 3)`` uint8.
-    """
-    import numpy as np
-
-    from anony_pipeline.ops import images
-
-    height, width = cell_hw
-    rows = math.ceil(len(images_rgb) / columns)
-    page = np.full((rows * (height + 2), min(columns, len(images_rgb)) * (width + 2), 3), 255, np.uint8)
-    for i, image in enumerate(images_rgb):
-        top, left = i // columns * (height + 2), i % columns * (width + 2)
-        page[top : top + height, left : left + width] = images.resize(image, cell_hw)
-    return page
-
-
 def picture_file(file: Path, name: str) -> dg.MetadataValue:
     """A picture file of procedural content inside the metadata (see `picture`)."""
     from anony_pipeline.ops import images
@@ -172,7 +148,9 @@ def of_targets(report: "TargetReport", config: Config) -> dict[str, Any]:
         shown["manifest"] = path(report.manifest)
     shown |= {"method": report.method} | {f"failed/{reason}": count for reason, count in report.failed.items()}
     if is_procedural(config) and report.examples:
+        from anony_pipeline.ops import images
+
         pairs = [image for pair in report.examples[:12] for image in pair]
         height, width = pairs[0].shape[:2]
-        shown["original and target"] = picture(sheet(pairs, (96, 96 * width // height), columns=8), report.name)
+        shown["original and target"] = picture(images.sheet(pairs, (96, 96 * width // height), columns=8), report.name)
     return shown

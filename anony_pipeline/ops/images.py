@@ -1,5 +1,7 @@
 """Images as ``(H, W, 3)`` uint8 RGB arrays: read, write, resize, and to and from tensors."""
 
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -92,6 +94,26 @@ def resize(image: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
     height, width = size_hw
     shrinks = height * width < image.shape[0] * image.shape[1]
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
+
+
+def sheet(images_rgb: Sequence[np.ndarray], cell_hw: tuple[int, int], columns: int) -> np.ndarray:
+    """A contact sheet: images resized to one cell size, row by row, on white.
+
+    Args:
+        images_rgb: ``(H, W, 3)`` uint8 each; at least one.
+        cell_hw: Height and width of a cell in pixels.
+        columns: Cells in a row.
+
+    Returns:
+        ``(H, W, 3)`` uint8.
+    """
+    height, width = cell_hw
+    rows = math.ceil(len(images_rgb) / columns)
+    page = np.full((rows * (height + 2), min(columns, len(images_rgb)) * (width + 2), 3), 255, np.uint8)
+    for i, image in enumerate(images_rgb):
+        top, left = i // columns * (height + 2), i % columns * (width + 2)
+        page[top : top + height, left : left + width] = resize(image, cell_hw)
+    return page
 
 
 def to_tensor(

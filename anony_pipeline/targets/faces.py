@@ -17,11 +17,13 @@ import numpy as np
 from anony_pipeline.config.schema import Config
 from anony_pipeline.datasets.coco import CocoSet
 from anony_pipeline.models import recognizer as recognizers
+from anony_pipeline.models.detector import YuNet
 from anony_pipeline.models.recognizer import Recognizer
 from anony_pipeline.ops import crops, images, masks
 from anony_pipeline.runtime import progress, seeding
 from anony_pipeline.structures.regions import Kind, Region
 from anony_pipeline.targets import selection
+from anony_pipeline.targets.landmarks import add_landmarks
 from anony_pipeline.targets.report import TargetReport
 from anony_pipeline.targets.selection import Chosen
 from anony_pipeline.targets.store import TargetRecord, TargetStore, key_of
@@ -82,6 +84,8 @@ def make_face_targets(config: Config, coco: CocoSet, *, recognizer: Recognizer |
         context=config.model.generator.context,
     )
     store = TargetStore(Path(config.paths.targets), config.paths.retention_days)
+    if config.targets.landmarks and config.targets.face_method != "self":
+        chosen = add_landmarks(coco, chosen, YuNet(Path(config.targets.landmarks)), store)
     report = TargetReport("faces", config.targets.face_method, regions=len(chosen) + too_small, too_small=too_small)
     if config.targets.face_method == "self" or not chosen:
         keys = {item.annotation["id"]: key for item, key in zip(chosen, _self_keys(config, coco, chosen), strict=True)}
@@ -94,6 +98,7 @@ def make_face_targets(config: Config, coco: CocoSet, *, recognizer: Recognizer |
     report.records.sort(key=lambda record: record.annotation_id)
     facts = {"method": report.method, "regions": report.regions, "failed": report.failed, "too_small": too_small}
     report.manifest = store.write_manifest("faces", report.records, facts)
+    store.write_sheet("faces", report.examples)
     report.seconds = time.monotonic() - begin
     return report
 

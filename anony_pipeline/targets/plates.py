@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from upath import UPath
 
 from anony_pipeline.config.schema import Config
 from anony_pipeline.datasets.coco import CocoSet
@@ -13,9 +14,9 @@ from anony_pipeline.errors import DatasetError
 from anony_pipeline.ops import crops, images
 from anony_pipeline.plates import fit, render, serials
 from anony_pipeline.plates.styles import PlateStyle, configured_styles
-from anony_pipeline.runtime import progress, seeding
+from anony_pipeline.runtime import seeding
 from anony_pipeline.structures.regions import Kind, Region
-from anony_pipeline.targets import selection
+from anony_pipeline.targets import parallel, selection
 from anony_pipeline.targets.report import TargetReport
 from anony_pipeline.targets.selection import Chosen
 from anony_pipeline.targets.store import TargetRecord, TargetStore, key_of
@@ -96,12 +97,22 @@ def _make_style(
     keys = _keys(config, coco, chosen, drawn)
     missing = [item for item in chosen if not store.has(keys[item.annotation["id"]], anchor=True)]
     made: set[int] = set()
-    for group in progress.track(selection.by_image(missing).values(), f"plate targets {style.key}"):
-        image = images.read(coco.image_file(group[0].image))
-        for item in group:
-            number = item.annotation["id"]
-            if _put(config, image, item, drawn[number], keys[number], store, report):
-                made.add(number)
+    jobs = [
+        _Job(
+            coco.image_file(group[0].image),
+            plate_size_hw(config),
+            store,
+            [_Plate(item, drawn[item.annotation["id"]], keys[item.annotation["id"]]) for item in group],
+        )
+        for group in selection.by_image(missing).values()
+    ]
+    for outcomes in parallel.each(_make_image, jobs, f"plate targets {style.key}"):
+        for outcome in outcomes:
+            if outcome.pair is None:
+                report.fail(outcome.reason)
+            else:
+                made.add(outcome.annotation_id)
+                report.show(*outcome.pair)
     without = {item.annotation["id"] for item in missing} - made
     for item in chosen:
         number = item.annotation["id"]
@@ -110,6 +121,7 @@ def _make_style(
     report.records.sort(key=lambda record: record.annotation_id)
     facts = {"method": METHOD, "style": style.key, "regions": report.regions, "failed": report.failed}
     report.manifest = store.write_manifest(f"plates_{style.key}", report.records, facts)
+    store.write_sheet(f"plates_{style.key}", report.examples)
     report.seconds = time.monotonic() - begin
     return report
 
@@ -155,25 +167,48 @@ def replace(image_rgb: np.ndarray, region: Region, drawn: Drawn) -> tuple[np.nda
     return fitted.image, fitted.mask
 
 
-def _put(
-    config: Config,
-    image: np.ndarray,
-    item: Chosen,
-    drawn: Drawn,
-    key: str,
-    store: TargetStore,
-    report: TargetReport,
-) -> bool:
-    size_hw = plate_size_hw(config)
-    try:
-        replaced, _ = replace(image, item.region, drawn)
-    except DatasetError as error:  # its box lies outside the image, or its quad crosses itself
-        report.fail(error.what)
-        return False
-    original, target = crops.cut(image, item.window, size_hw), crops.cut(replaced, item.window, size_hw)
-    store.put(key, target, target)
-    report.show(original, target)
-    return True
+@dataclass(frozen=True)
+class _Plate:
+    """One plate of a job."""
+
+    item: Chosen
+    drawn: Drawn
+    key: str
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One image and its plates."""
+
+    image: Path | UPath
+    size_hw: tuple[int, int]
+    store: TargetStore
+    plates: list[_Plate]
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """What became of one plate: the original and the target crop, or the reason why there is none."""
+
+    annotation_id: int
+    pair: tuple[np.ndarray, np.ndarray] | None
+    reason: str = ""
+
+
+def _make_image(job: _Job) -> list[_Outcome]:
+    image = images.read(job.image)
+    outcomes = []
+    for plate in job.plates:
+        item, number = plate.item, plate.item.annotation["id"]
+        try:
+            replaced, _ = replace(image, item.region, plate.drawn)
+        except DatasetError as error:  # its box lies outside the image, or its quad crosses itself
+            outcomes.append(_Outcome(number, None, error.what))
+            continue
+        original, target = (crops.cut(picture, item.window, job.size_hw) for picture in (image, replaced))
+        job.store.put(plate.key, target, target)
+        outcomes.append(_Outcome(number, (original, target)))
+    return outcomes
 
 
 def _keys(config: Config, coco: CocoSet, chosen: list[Chosen], drawn: dict[int, Drawn]) -> dict[int, str]:

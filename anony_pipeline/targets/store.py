@@ -7,7 +7,7 @@ depends on it is made anew. An interrupted run goes on where it stopped.
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ from anony_pipeline.ops.crops import Window
 from anony_pipeline.storage import atomic, private
 
 FORMAT = "anony_pipeline.targets/1"
+SHEET_PX = 96
+"""Height of the crops on a contact sheet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +107,16 @@ class TargetStore:
         rows = [dataclasses.asdict(record) for record in sorted(records, key=lambda record: record.annotation_id)]
         path = self.root / f"{name}.json"
         atomic.write_json(path, {"format": FORMAT, **facts, "targets": rows}, mode=0o600)
+        return path
+
+    def write_sheet(self, name: str, examples: Sequence[tuple[np.ndarray, np.ndarray]]) -> Path | None:
+        """Write pairs of original and target side by side as ``<name>.png``; what is there stays if there are none."""
+        if not examples:
+            return None
+        pairs = [picture for pair in examples for picture in pair]
+        height, width = pairs[0].shape[:2]
+        path = self.root / f"{name}.png"
+        images.write(path, images.sheet(pairs, (SHEET_PX, SHEET_PX * width // height), columns=8), mode=0o600)
         return path
 
     def read_manifest(self, name: str) -> list[TargetRecord]:

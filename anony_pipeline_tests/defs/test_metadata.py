@@ -41,7 +41,7 @@ def test_a_noisy_picture_is_shrunk_until_it_fits():
 
 def test_a_sheet_shows_every_picture_in_its_cell():
     colors = [np.full((10, 20, 3), value, np.uint8) for value in (10, 20, 30)]
-    page = metadata.sheet(colors, cell_hw=(8, 16), columns=2)
+    page = images.sheet(colors, cell_hw=(8, 16), columns=2)
     assert [page[4, 8, 0], page[4, 26, 0], page[14, 8, 0], page[14, 26, 0]] == [10, 20, 30, 255]
 
 

@@ -6,7 +6,7 @@ import pytest
 from anony_pipeline.ops import crops, images
 from anony_pipeline.plates import serials
 from anony_pipeline.plates.styles import load_styles
-from anony_pipeline.targets import plates
+from anony_pipeline.targets import parallel, plates
 from anony_pipeline.targets.store import TargetStore
 from anony_pipeline_tests.training import tiny
 
@@ -84,3 +84,23 @@ def test_a_plate_outside_its_image_is_counted_and_left_out(tmp_path, coco):
     outside = dataclasses.replace(coco, annotations=annotations)
     report = plates.make_plate_targets(tiny.make_config(tmp_path), outside, ["FR"])["FR"]
     assert (report.made, sum(report.failed.values())) == (3, 1)
+
+
+@pytest.mark.slow
+def test_several_processes_make_the_same_targets(tmp_path, coco, monkeypatch):
+    one = plates.make_plate_targets(tiny.make_config(tmp_path / "one"), coco, ["FR"])["FR"]
+    monkeypatch.setattr(parallel, "WORTH_IT", 1)
+    monkeypatch.setattr(parallel, "_cores", lambda: 2)
+    two = plates.make_plate_targets(tiny.make_config(tmp_path / "two"), coco, ["FR"])["FR"]
+    assert two.records == one.records
+    for record in one.records:
+        first, second = (tmp_path / name / "targets" / record.target_file for name in ("one", "two"))
+        assert first.read_bytes() == second.read_bytes()
+
+
+def test_a_contact_sheet_lies_in_the_private_store(tmp_path, coco):
+    plates.make_plate_targets(tiny.make_config(tmp_path), coco, ["FR", "DE"])
+    page = tmp_path / "targets" / "plates_FR.png"
+    assert images.read(page).shape[1] > 96
+    assert page.stat().st_mode & 0o077 == 0
+    assert not (tmp_path / "targets" / "plates_DE.png").exists()

@@ -26,7 +26,7 @@ def plate_samples(context: dg.AssetExecutionContext, experiment: Experiment) -> 
     known, content = styles.configured_styles(), hashlib.sha256()
     for key in keys:
         plates, serials = samples.draw(known[key], count=12, seed=config.seed)
-        page = metadata.sheet(plates, cell_hw=(64, 224), columns=3)
+        page = images.sheet(plates, cell_hw=(64, 224), columns=3)
         file = location(config.paths.outputs) / "plate_samples" / f"{key}.png"
         images.write(file, page)
         content.update(page.tobytes())
