@@ -85,9 +85,11 @@ def sharpness(values: np.ndarray, inside: np.ndarray) -> np.ndarray:
     """
     slope_x = cv2.Sobel(values, cv2.CV_32F, 1, 0, ksize=3) / 8
     slope_y = cv2.Sobel(values, cv2.CV_32F, 0, 1, ksize=3) / 8
-    slopes = (np.hypot(slope_x, slope_y), np.abs(slope_x), np.abs(slope_y))
+    along_x, along_y = slope_x[inside], slope_y[inside]
+    slopes = np.abs(np.stack([np.hypot(along_x, along_y), along_x, along_y]))
     dark, light = np.percentile(values[inside], (DARK, LIGHT))
-    return np.array([np.percentile(slope[inside], 95) for slope in slopes]) / max(light - dark, 4.0)
+    steep: np.ndarray = np.percentile(slopes, 95, axis=1) / max(float(light - dark), 4.0)
+    return steep
 
 
 def blurs_that_match(drawn: np.ndarray, values: np.ndarray, inside: np.ndarray) -> tuple[float, float]:

@@ -1,5 +1,6 @@
 """Find the four corners of a plate inside and around its box."""
 
+import functools
 from dataclasses import dataclass
 
 import cv2
@@ -196,7 +197,7 @@ def _profile(search: _Search, start: np.ndarray, end: np.ndarray, reach: float) 
     outward = np.array((along[1], -along[0])) / max(length, 1e-6)
     reach_px = reach * search.height
     offsets = np.arange(-reach_px - 1, reach_px + 1.01, 0.5)
-    shares = np.linspace(0.03, 0.97, int(np.clip(length / 2, 12, 80)))
+    shares = np.linspace(0.03, 0.97, int(np.clip(length / 2, 12, 48)))
     points = start + shares[:, None, None] * along + offsets[None, :, None] * outward
     maps = (points - 0.5).astype(np.float32)
     values = cv2.remap(search.luma, maps[..., 0], maps[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
@@ -231,26 +232,35 @@ def _best_side(search: _Search, start: np.ndarray, end: np.ndarray) -> _Side:
     """The straight edge near a side of a quad."""
     slopes = _profile(search, start, end, REACH)
     samples, places = slopes.shape
-    steps = np.arange(0, places, 1)
-    first, last = (grid.ravel() for grid in np.meshgrid(steps, steps, indexing="ij"))
-    shares = np.linspace(0.03, 0.97, samples)
-    index = np.rint(first[:, None] * (1 - shares) + last[:, None] * shares).astype(np.intp)
-    values = slopes[np.arange(samples)[None, :], index]
+    first, last, index = _lines(samples, places)
     # A plate is mostly brighter than what it is screwed to, and characters are darker than their plate: the edge toward
     # the dark is the better guess. Bounding each sample keeps a few glaring ones from outvoting the rest.
     bound = 6 * search.weak_edge
-    falling = np.clip(values, -search.weak_edge, bound).mean(axis=1)
-    rising = 0.6 * np.clip(-values, -search.weak_edge, bound).mean(axis=1)
+    falling = np.clip(slopes, -search.weak_edge, bound).ravel()[index].mean(axis=1)
+    rising = 0.6 * np.clip(-slopes, -search.weak_edge, bound).ravel()[index].mean(axis=1)
     middle = (places - 1) / 2
     away = (np.abs(first - middle) + np.abs(last - middle)) / (2 * middle)
     quality = np.maximum(falling, rising) * (1 - 0.5 * away)
     best = int(np.argmax(quality))
     sign = 1 if falling[best] >= rising[best] else -1
-    share = float((sign * values[best] > search.weak_edge).mean())
+    share = float((sign * slopes.ravel()[index[best]] > search.weak_edge).mean())
     along = end - start
     outward = np.array((along[1], -along[0])) / max(float(np.hypot(*along)), 1e-6)
     ends = [(float(place) - middle) * 0.5 for place in (first[best], last[best])]
     return _Side(start + ends[0] * outward, end + ends[1] * outward, float(quality[best]), share)
+
+
+@functools.lru_cache(maxsize=64)
+def _lines(samples: int, places: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """All straight lines through a profile: their first and last place, and what they cross, as places in it flattened.
+
+    Returns:
+        ``(places**2,)`` twice, and ``(places**2, samples)``.
+    """
+    first, last = (grid.ravel() for grid in np.meshgrid(np.arange(places), np.arange(places), indexing="ij"))
+    shares = np.linspace(0.03, 0.97, samples)
+    index = np.rint(first[:, None] * (1 - shares) + last[:, None] * shares).astype(np.intp)
+    return first, last, index + np.arange(samples) * places
 
 
 def _crossing(first: _Side, second: _Side) -> tuple[float, float] | None:
