@@ -14,6 +14,8 @@ MAX_TILT = 0.5
 MIN_PIXELS = 12
 MAX_BLUR = 0.1
 """Of a plate's height: a measured blur above it (low contrast, glare) would wipe out the new serial."""
+MAX_BLUR_PX = 0.9
+"""But a camera's own blur is allowed: on a plate so small that it matters, no serial is to be read anyway."""
 MOVED = 1.7
 """A blur so much stronger along one axis than along the other is a motion's; less is chance of the characters."""
 GRAY = 3.0
@@ -197,7 +199,8 @@ def estimate(
         gray = np.ones(3, np.float32)
         return Appearance(0.5 * mean, mean, gray, gray, (0.0, 0.0), (0.5, 0.5), noise(values, around), is_gray(image))
     measured = levels(image, inside)
-    blur_x, blur_y = (min(sigma, MAX_BLUR * height_px) for sigma in blurs_that_match(luma(drawn), values, inside))
+    most = max(MAX_BLUR * height_px, MAX_BLUR_PX)
+    blur_x, blur_y = (min(sigma, most) for sigma in blurs_that_match(luma(drawn), values, inside))
     slant = tilt(values, inside, position)
     grain = noise(values, around)
     return Appearance(
