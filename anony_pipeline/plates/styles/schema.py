@@ -16,6 +16,9 @@ Box = tuple[Length, Length, Length, Length]
 
 NEUTRAL = "unspecified"
 
+DOUBT = 0.35
+"""Of the logarithm of the aspect: a plate of 520 x 110 mm that is seen under 60 degrees still counts as one."""
+
 
 class Part(BaseModel):
     """A part of a style: frozen, and without keys that nobody reads."""
@@ -159,11 +162,16 @@ class PlateStyle(Part):
         return {"standard": self} | {name: self._in_shape(variant) for name, variant in self.variants.items()}
 
     def shaped(self, aspect: float) -> "PlateStyle":
-        """The shape whose width over height is nearest to a plate's in a picture.
+        """The shape whose width over height is nearest to a plate's in a picture, the standard one in doubt.
 
-        A long plate seen from the side looks shorter; the boundary is the geometric mean of two shapes' aspects.
+        A long plate seen from the side looks shorter, but no square one looks longer.
         """
-        return min(self.shapes.values(), key=lambda shape: abs(math.log(shape.size_mm[0] / shape.size_mm[1] / aspect)))
+
+        def unlike(shape: PlateStyle) -> float:
+            distance = abs(math.log(shape.size_mm[0] / shape.size_mm[1] / aspect))
+            return distance if shape is self else distance + DOUBT
+
+        return min(self.shapes.values(), key=unlike)
 
     def _in_shape(self, variant: Variant) -> "PlateStyle":
         changes: dict[str, Any] = {
