@@ -43,7 +43,8 @@ def _data(config: Config) -> Iterator[Finding]:
 
 
 def _weights(config: Config) -> Iterator[Finding]:
-    yield _weight("generator", config.model.generator.diffusers.model_id, config)
+    generator = config.model.generator.diffusers
+    yield _weight("generator", generator.model_id, config, generator.revision)
     judges = config.judges.model_dump()
     for role, name in judges.items():
         if name is None:
@@ -53,7 +54,7 @@ def _weights(config: Config) -> Iterator[Finding]:
             yield _weight(role.replace("_", " "), {"easyocr": "english_g2"}.get(name, name), config)
 
 
-def _weight(role: str, name: str, config: Config) -> Finding:
+def _weight(role: str, name: str, config: Config, revision: str | None = None) -> Finding:
     if name == "shipped":
         return Finding(
             role, weights.SHIPPED.joinpath("manifest.json").is_file(), "shipped with the package", "`make base-models`"
@@ -61,7 +62,7 @@ def _weight(role: str, name: str, config: Config) -> Finding:
     entry = weights.REGISTRY.get(name)
     terms = f" ({entry.licence}{'' if entry.commercial_use else '; NOT for commercial use'})" if entry else ""
     try:
-        found = weights.resolve(name, Path(config.paths.weights), offline=True)
+        found = weights.resolve(name, Path(config.paths.weights), offline=True, revision=revision)
     except AnonyPipelineError as error:
         if config.model.offline:
             return Finding(role, False, f"{name} is not here{terms}", str(error.do))

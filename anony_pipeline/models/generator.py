@@ -256,7 +256,9 @@ def load_generator(config: Config, *, device: torch.device, dtype: torch.dtype) 
     """
     settings = config.model.generator.diffusers
     pipeline = (
-        _shipped_pipeline() if settings.model_id == "shipped" else _pipeline_from(_folder(config, settings.model_id))
+        _shipped_pipeline()
+        if settings.model_id == "shipped"
+        else _pipeline_from(_folder(config, settings.model_id, settings.revision))
     )
     generator = Generator(
         pipeline,
@@ -298,8 +300,8 @@ def _shipped_pipeline() -> StableDiffusionInpaintPipeline:
     return pipeline
 
 
-def _folder(config: Config, name: str) -> Path:
-    return weights.resolve(name, Path(config.paths.weights), offline=config.model.offline)
+def _folder(config: Config, name: str, revision: str | None = None) -> Path:
+    return weights.resolve(name, Path(config.paths.weights), offline=config.model.offline, revision=revision)
 
 
 def _pipeline_from(folder: Path) -> Pipeline:

@@ -271,21 +271,31 @@ def round_to_half(module: torch.nn.Module) -> None:
             value.copy_(value.half().float())
 
 
-def resolve(name: str, weights_dir: Path, *, offline: bool) -> Path:
+def resolve(name: str, weights_dir: Path, *, offline: bool, revision: str | None = None) -> Path:
     """Find named weights on this machine, or fetch them: local folder, then each source of the registry in order.
 
     Args:
         name: An existing file or folder, a name of `REGISTRY`, or a Hugging Face repository id.
         weights_dir: The folder of downloaded or copied weights (``paths.weights``).
         offline: Never ask a network; a Hugging Face cache on this machine is looked at all the same.
+        revision: Pins a Hugging Face repository id to a commit, branch or tag. Names of `REGISTRY` have their own.
 
     Returns:
         A file or a folder.
 
     Raises:
-        WeightsError: If they are nowhere: the message names every place that was tried.
+        WeightsError: If they are nowhere (the message names every place that was tried), or if a revision is given for
+            something that has none: a pin that is not honoured would be worse than no pin.
     """
     direct = Path(name).expanduser()
+    if revision is not None and (name in REGISTRY or direct.exists() or (weights_dir / name).exists()):
+        raise WeightsError(
+            "a revision pins a Hugging Face repository, and this is none",
+            where=name,
+            got=revision,
+            allowed="a repository id; the registry's names are pinned already, and a folder is what it is",
+            do="set model.generator.diffusers.revision to null, or name the repository itself",
+        )
     for candidate in (direct, weights_dir / name):
         if candidate.exists():
             return _checked(name, candidate)
@@ -293,7 +303,7 @@ def resolve(name: str, weights_dir: Path, *, offline: bool) -> Path:
         raise _nowhere(name, [str(direct), str(weights_dir / name)], offline=offline)
     tried = [str(weights_dir / name)]
     entry = REGISTRY.get(name)
-    for source in entry.sources if entry else (Source("hub", name),):
+    for source in entry.sources if entry else (Source("hub", name, revision),):
         fetch: Callable[[Source, Path, bool], Path | str] = _from_hub if source.how == "hub" else _from_url
         found = fetch(source, weights_dir / name, offline)
         if isinstance(found, Path):

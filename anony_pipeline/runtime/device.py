@@ -47,3 +47,8 @@ def choose_dtype(precision: str, device: torch.device) -> torch.dtype:
             do="set precision: fp16",
         )
     return DTYPES[precision]
+
+
+def ran_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that a GPU's or the host's memory is used up: the CPU's allocator has no class for it."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)

@@ -7,6 +7,7 @@ numbers.
 import torch
 
 from anony_pipeline.losses import adversarial
+from anony_pipeline.runtime.processes import Team
 from anony_pipeline.training.batches import Batch, DetectorBatch, Generated
 from anony_pipeline.training.objective import Objective
 from anony_pipeline.training.state import TrainingState
@@ -17,11 +18,13 @@ Scalars = dict[str, float]
 def step_generator(state: TrainingState, batch: Batch, objective: Objective) -> Scalars:
     """Let the generator fill the batch once, and move it down the gradient of all its losses.
 
-    What it made is kept, detached, in ``state.generated``: the discriminator and the detector learn from it.
+    What it made is kept, detached, in ``state.generated``: the discriminator and the detector learn from it. Where
+    several processes train, each fills its share of the batch, and all end with the same gradient and the same outputs.
 
     Args:
         state: Its generator, optimizer and average change.
-        batch: Crops of one kind; `training.accumulation` parts are computed one after the other.
+        batch: Crops of one kind, the same in each process; its share's `training.accumulation` parts are computed one
+            after the other.
         objective: The losses.
 
     Returns:
@@ -31,8 +34,9 @@ def step_generator(state: TrainingState, batch: Batch, objective: Objective) -> 
     scalars: Scalars = {}
     adversary = state.networks.discriminator
     if adversary is not None:
-        adversary.requires_grad_(False)
-    for part in _parts(batch, state.config.training.accumulation):
+        # Judging must not move its spectral norms: they would depend on how many parts the batch is filled in.
+        adversary.requires_grad_(False).eval()
+    for part in _parts(batch, state.config.training.accumulation, state.team):
         filled = state.networks.generator.fill(
             part.originals, part.masks, part.kind, noise=part.noise, anchors=part.anchors
         )
@@ -41,13 +45,14 @@ def step_generator(state: TrainingState, batch: Batch, objective: Objective) -> 
         for name, value in losses.items():
             scalars[name] = scalars.get(name, 0.0) + share * value.item()
         outputs.append(filled.detach())
-        if not torch.isfinite(total):
+        if state.team.any(not bool(torch.isfinite(total))):
             state.generated = None
             state.skip("generator", f"the loss is {total.item()} of {scalars}")
             return scalars
         state.scaler.scale(total * share).backward()
-    state.generated = Generated(batch.kind, batch.indices, batch.originals, batch.masks, torch.cat(outputs))
-    return {**scalars, "gradient_norm": state.apply("generator")}
+    made = state.team.gather(torch.cat(outputs))
+    state.generated = Generated(batch.kind, batch.indices, batch.originals, batch.masks, made)
+    return {**state.team.sum_scalars(scalars), "gradient_norm": state.apply("generator")}
 
 
 def step_discriminator(state: TrainingState, batch: Generated) -> Scalars:
@@ -63,7 +68,7 @@ def step_discriminator(state: TrainingState, batch: Generated) -> Scalars:
     critic = state.networks.discriminator
     if critic is None:
         raise ValueError("the discriminator is switched off, and can't learn")
-    critic.requires_grad_(True)
+    critic.requires_grad_(True).train()
     weight = state.config.loss.r1_weight
     real = batch.originals.clone().requires_grad_(weight > 0)
     on_real = critic(real, batch.masks, batch.kind)
@@ -102,6 +107,7 @@ def step_detector(state: TrainingState, batch: DetectorBatch) -> Scalars:
     return {"detector": loss.item()}
 
 
-def _parts(batch: Batch, count: int) -> list[Batch]:
-    size = -(-len(batch) // count)
-    return [batch.part(slice(start, start + size)) for start in range(0, len(batch), size)]
+def _parts(batch: Batch, count: int, team: Team) -> list[Batch]:
+    mine = batch.part(team.share(len(batch)))
+    size = -(-len(mine) // count)
+    return [mine.part(slice(start, start + size)) for start in range(0, len(mine), size)]

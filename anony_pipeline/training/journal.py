@@ -31,6 +31,8 @@ COLUMNS = (
     "fid",
     "val_map",
     "kid",
+    "train_mean_sim",
+    "similarity_gap",
     "id",
     "adv",
     "detection",
@@ -54,10 +56,11 @@ class Journal:
         folder: Where `metrics.csv`, `events.jsonl` and `tensorboard/` go.
         stage: `pretrain` or `joint`.
         on_event: Called with each event; numbers only, never pixels.
+        writes: False for the second of several processes: it says nothing.
     """
 
-    def __init__(self, folder: Path, stage: str, on_event: OnEvent | None = None) -> None:
-        self.folder, self.stage, self.on_event = folder, stage, on_event
+    def __init__(self, folder: Path, stage: str, on_event: OnEvent | None = None, *, writes: bool = True) -> None:
+        self.folder, self.stage, self.on_event, self.writes = folder, stage, on_event, writes
         self.rows: list[dict[str, float]] = []
         self.said = time.monotonic()
         self._bar: tuple[Progress, Any] | None = None
@@ -76,6 +79,9 @@ class Journal:
             step: Steps that are done already; rows of later steps, which a killed run may have left, are dropped.
             until: The last step.
         """
+        if not self.writes:
+            yield self
+            return
         # TensorBoard's import takes a second, which reading this module's columns should not.
         from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415
 
@@ -90,6 +96,8 @@ class Journal:
 
     def event(self, name: str, **facts: Any) -> None:  # noqa: ANN401 - any JSON value
         """Write an event as one line of `events.jsonl`, and hand it on."""
+        if not self.writes:
+            return
         event = {"event": name, "stage": self.stage, **facts}
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / "events.jsonl").open("a") as file:
@@ -108,6 +116,8 @@ class Journal:
 
     def tell(self, step: int, until: int) -> None:
         """Show how far it is: a moving bar on a terminal; elsewhere a log line and an event every ten seconds."""
+        if not self.writes:
+            return
         row = self.rows[-1] if self.rows else {}
         parts = [f"{name} {row[name]:.3f}" for name in SHOWN if name in row]
         line = f"{row.get('crops_per_second', 0):.1f} crops/s  {'  '.join(parts)}"

@@ -1,5 +1,6 @@
 """Training from data to checkpoint: pretraining, then joint training; resumed where it stopped."""
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterator
@@ -13,10 +14,12 @@ from anony_pipeline.config import loading
 from anony_pipeline.config.schema import Config
 from anony_pipeline.datasets import loaders, unify
 from anony_pipeline.datasets.coco import CocoSet
-from anony_pipeline.errors import CheckpointError, DatasetError
+from anony_pipeline.errors import AnonyPipelineError, CheckpointError, ConfigError, DatasetError
 from anony_pipeline.losses import identity
 from anony_pipeline.plates.styles import configured_styles
-from anony_pipeline.runtime.device import choose_device, choose_dtype
+from anony_pipeline.runtime import processes
+from anony_pipeline.runtime.device import choose_device, choose_dtype, ran_out_of_memory
+from anony_pipeline.runtime.processes import Team
 from anony_pipeline.storage import locks
 from anony_pipeline.structures.regions import Kind
 from anony_pipeline.targets.faces import make_face_targets
@@ -82,7 +85,8 @@ def train(
 ) -> TrainReport:
     """Train, going on from the last good checkpoint of the same configuration.
 
-    One process at a time trains into an experiment's outputs; another one waits.
+    One run at a time trains into an experiment's outputs; another one waits. Where a launcher started several processes,
+    they are one run.
 
     Args:
         config: The configuration.
@@ -98,8 +102,9 @@ def train(
         CheckpointError: If a checkpoint can't be written or read.
         AnonyPipelineError: If too many steps were not finite.
     """
-    with locks.sole_writer(Path(config.paths.outputs)):
-        run = _Training(config, on_event, should_stop or (lambda: False))
+    team = processes.join(choose_device(config.device))
+    with locks.sole_writer(Path(config.paths.outputs)) if team.is_first else contextlib.nullcontext():
+        run = _Training(config, team, on_event, should_stop or (lambda: False))
         if mode == "pretrain":
             return run.pretrain(max_steps or config.training.pretrain_steps)
         if mode == "auto" and config.training.pretrain_steps > 0:
@@ -155,14 +160,17 @@ def fingerprint(config: Config, stage: str, begins_with: str) -> str:
 class _Training:
     """One call of `train`: the data and networks that its stages share."""
 
-    def __init__(self, config: Config, on_event: OnEvent | None, should_stop: ShouldStop) -> None:
-        self.config, self.on_event, self.should_stop = config, on_event, should_stop
-        self.device = choose_device(config.device)
+    def __init__(self, config: Config, team: Team, on_event: OnEvent | None, should_stop: ShouldStop) -> None:
+        self.config, self.team, self.on_event, self.should_stop = config, team, on_event, should_stop
+        self.device = team.device
         # Refused before minutes of preparation are spent.
         choose_dtype(config.precision, self.device)
-        unify.ensure_unified(config)
-        self.data = prepare(config, loaders.open_split(config, "train"))
-        self.validator = validation.Validator(config, loaders.open_split(config, "val"))
+        check_shares(config, self.team.size)
+        with self.team.first_goes_ahead():
+            unify.ensure_unified(config)
+            self.data = prepare(config, loaders.open_split(config, "train"))
+        faces = self.data.samples.get(Kind.FACE)
+        self.validator = validation.Validator(config, loaders.open_split(config, "val"), trained_on=faces)
         self.outputs = Path(config.paths.outputs)
 
     def pretrain(self, steps: int) -> TrainReport:
@@ -190,11 +198,12 @@ class _Training:
         learning = networks.load_networks(self.config, self.device)
         if begin is not None and saved is None:
             TrainingState.fresh(self.config, stage, learning).load_networks(begin.path)
-        current = TrainingState.fresh(self.config, stage, learning)
+        current = TrainingState.fresh(self.config, stage, learning, self.team)
         if saved is not None:
             current.load(saved.path)
             log.info("%s: going on from step %d", stage, saved.step)
-        journal = Journal(self.outputs if stage == "joint" else root, stage, self.on_event)
+        folder = self.outputs if stage == "joint" else root
+        journal = Journal(folder, stage, self.on_event, writes=self.team.is_first)
         stage_run = _Stage(self.config, current, self.data, self.validator, journal, root, label)
         finished = stage_run.go(steps, self.should_stop)
         last = stage_run.saved or saved
@@ -267,9 +276,11 @@ class _Stage:
         with self.journal.running(progress.step, until):
             stopped = False
             while not (self._may_rest() and (stopped or progress.step >= until)):
-                self._act()
+                with explained_memory(self.config, f"{self.state.stage}, step {progress.step}", self.state.last_saved):
+                    self._act()
                 self.journal.tell(progress.step, until)
-                stopped = stopped or should_stop()
+                # A signal may reach one process alone.
+                stopped = self.state.team.any(stopped or should_stop())
                 if self._may_rest() and progress.step < until and not stopped:
                     self._check()
             if not stopped:
@@ -353,12 +364,13 @@ class _Stage:
             self._save()
 
     def _validate(self) -> None:
-        step = self.state.progress.step
+        step = self.validated = self.state.progress.step
+        if not self.state.team.is_first:
+            return
         begin = time.monotonic()
         folder = Path(self.config.paths.private) / "val_samples"
         folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.metrics = self.validator(self.state, folder if self.state.stage == "joint" else folder / "pretrain")
-        self.validated = step
         self.journal.record(step, self.metrics, prefix="val")
         figures = "  ".join(f"{name} {value:.3f}" for name, value in self.metrics.items())
         log.info("%s step %d: %s (%.0f s)", self.state.stage, step, figures, time.monotonic() - begin)
@@ -368,10 +380,60 @@ class _Stage:
         step = self.state.progress.step
         # Figures of an earlier step are not this checkpoint's.
         metrics = self.metrics if self.validated == step else {}
-        self.saved = self.state.save(self.root, self.label, metrics)
         self.kept = step
-        state.prune(self.root, self.label, self.config.checkpoint.keep_last)
-        self.journal.event("saved", step=step, checkpoint=str(self.saved.path))
+        if self.state.team.is_first:
+            self.saved = self.state.save(self.root, self.label, metrics)
+            state.prune(self.root, self.label, self.config.checkpoint.keep_last)
+            self.journal.event("saved", step=step, checkpoint=str(self.saved.path))
+        self.state.team.wait()
+        if not self.state.team.is_first:
+            self.saved = state.latest(self.root, self.label)
+
+
+def check_shares(config: Config, count: int) -> None:
+    """Refuse a batch that so many processes can't share evenly.
+
+    Raises:
+        ConfigError: If `training.batch_size` is no multiple of the number of processes.
+    """
+    if config.training.batch_size % count:
+        raise ConfigError(
+            "the processes can't share the batch evenly",
+            where="training.batch_size",
+            got=f"{config.training.batch_size} crops for {count} processes",
+            allowed=f"a multiple of {count}",
+            do="batch_size is that of all processes together: set a multiple, or start fewer processes",
+        )
+
+
+@contextlib.contextmanager
+def explained_memory(config: Config, where: str, last_saved: Path | None) -> Iterator[None]:
+    """Within the block, memory that runs out is reported with what takes it and its values.
+
+    Raises:
+        AnonyPipelineError: In place of the allocator's own error.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not ran_out_of_memory(error):
+            raise
+        training, generator = config.training, config.model.generator
+        checkpointing = generator.diffusers.gradient_checkpointing
+        per_pass = -(-training.batch_size // training.accumulation)
+        raise AnonyPipelineError(
+            "training ran out of memory",
+            where=where,
+            got=f"{str(error).splitlines()[0]}\n"
+            f"training.batch_size {training.batch_size}, training.accumulation {training.accumulation}: "
+            f"{per_pass} crops in a pass\n"
+            f"model.generator.diffusers.gradient_checkpointing {str(checkpointing).lower()}\n"
+            f"model.generator.face_size {generator.face_size}, plate_height {generator.plate_height}, "
+            f"training.detector_image_px {training.detector_image_px}, precision {config.precision}",
+            do="raise training.accumulation up to batch_size first (the same steps, fewer crops in a pass), then "
+            "switch gradient_checkpointing on, set model.generator.diffusers.tiny_vae, and lower the resolution last; "
+            f"the last good checkpoint is {last_saved or 'none yet'}",
+        ) from error
 
 
 def cycle_of(config: Config, stage: str) -> tuple[str, ...]:

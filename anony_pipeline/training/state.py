@@ -21,6 +21,7 @@ from anony_pipeline.config import loading
 from anony_pipeline.config.schema import Config
 from anony_pipeline.errors import AnonyPipelineError, CheckpointError
 from anony_pipeline.models import lora, weights
+from anony_pipeline.runtime.processes import ALONE, Team
 from anony_pipeline.storage import atomic, manifests
 from anony_pipeline.training.batches import Generated
 from anony_pipeline.training.networks import Networks, trainable
@@ -86,6 +87,7 @@ class TrainingState:
         generated: The generator's last output, within a cycle. It is in no checkpoint: those are written only where the
             next action makes it anew.
         last_saved: The last good checkpoint, for error messages.
+        team: The processes that train together; all hold the same state.
     """
 
     stage: str
@@ -97,9 +99,10 @@ class TrainingState:
     progress: Progress = field(default_factory=Progress)
     generated: Generated | None = None
     last_saved: Path | None = None
+    team: Team = ALONE
 
     @classmethod
-    def fresh(cls, config: Config, stage: str, networks: Networks) -> "TrainingState":
+    def fresh(cls, config: Config, stage: str, networks: Networks, team: Team = ALONE) -> "TrainingState":
         """Begin a stage: the networks as they are, new optimizers, the average equal to the weights."""
         rates = config.lr.model_dump()
         parameters = trainable(networks)
@@ -119,6 +122,7 @@ class TrainingState:
             },
             scaler=torch.amp.GradScaler(networks.generator.device.type, enabled=config.precision == "fp16"),
             ema={name: value.detach().clone() for name, value in parameters["generator"].items()},
+            team=team,
         )
 
     @property
@@ -139,9 +143,12 @@ class TrainingState:
             AnonyPipelineError: If more steps were skipped than `training.max_bad_steps` allows.
         """
         optimizer = self.optimizers[name]
+        parameters = [value for group in optimizer.param_groups for value in group["params"]]
+        # Each process filled its share of the batch. The others' steps are the same in all, and the mean keeps them so
+        # where kernels are not deterministic.
+        self.team.reduce_gradients(parameters, mean=name != "generator")
         if name == "generator":
             self.scaler.unscale_(optimizer)
-        parameters = [value for group in optimizer.param_groups for value in group["params"]]
         norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.config.training.max_gradient_norm))
         is_finite = norm < float("inf")
         if name == "generator":

@@ -87,10 +87,15 @@ class Validator:
         config: With `training.validation_regions`.
         coco: The val split.
         judges: Who measures; loaded at the first call if None.
+        trained_on: The training faces. Some are filled too: a generator that gives back faces that it learned from
+            makes them more like the originals than it makes faces that it never saw.
     """
 
-    def __init__(self, config: Config, coco: CocoSet, judges: Judges | None = None) -> None:
+    def __init__(
+        self, config: Config, coco: CocoSet, judges: Judges | None = None, trained_on: SampleSet | None = None
+    ) -> None:
         self.config, self.coco, self.judges = config, coco, judges
+        self.trained_on = _evenly(trained_on, -(-config.training.validation_regions // 2)) if trained_on else None
         self.samples: dict[Kind, SampleSet] = {}
         self.scenes: list[Scene] = []
 
@@ -102,14 +107,16 @@ class Validator:
             folder: Where ``stepXXXX/`` of pictures goes: private, they hold original pixels.
 
         Returns:
-            `arcface_mean_sim`, `easyocr_plate_acc`, `fid`, `kid` and `val_map`; what can't be measured is left out.
+            `arcface_mean_sim`, `train_mean_sim`, `similarity_gap` (the one on training faces minus that on val faces),
+            `easyocr_plate_acc`, `fid`, `kid` and `val_map`; what can't be measured is left out.
         """
         judges = self.judges = self.judges or load_judges(self.config, state.device)
         if not self.scenes:
             self._choose()
         with state.averaged():
             outputs = {kind: self._fill(state, samples) for kind, samples in self.samples.items()}
-        figures = self._faces(judges.recognizer, outputs) | self._plates(judges.reader, outputs)
+            learned = self._fill(state, self.trained_on) if self.trained_on else []
+        figures = self._faces(judges.recognizer, outputs, learned) | self._plates(judges.reader, outputs)
         figures |= self._distances(judges.features, outputs)
         figures |= self._detections(state, outputs)
         self._pictures(outputs, folder / f"step{state.progress.step:04d}")
@@ -191,20 +198,17 @@ class Validator:
             outputs += images.to_images(filled)
         return outputs
 
-    def _faces(self, recognizer: Recognizer, outputs: dict[Kind, list[np.ndarray]]) -> dict[str, float]:
-        if Kind.FACE not in outputs:
-            return {}
-        samples = self.samples[Kind.FACE]
-
-        def embed(pictures: Sequence[np.ndarray]) -> np.ndarray:
-            aligned = [
-                align(picture, _region(Kind.FACE, row), recognizer.input_size)
-                for picture, row in zip(pictures, samples.rows, strict=True)
-            ]
-            return recognizer.embed(aligned)
-
-        cosines = reidentification.cosine(embed(list(samples.originals)), embed(outputs[Kind.FACE]))
-        return {"arcface_mean_sim": float(cosines.mean())}
+    def _faces(
+        self, recognizer: Recognizer, outputs: dict[Kind, list[np.ndarray]], learned: list[np.ndarray]
+    ) -> dict[str, float]:
+        figures = {}
+        if Kind.FACE in outputs:
+            figures["arcface_mean_sim"] = _mean_cosine(recognizer, self.samples[Kind.FACE], outputs[Kind.FACE])
+        if self.trained_on is not None:
+            figures["train_mean_sim"] = _mean_cosine(recognizer, self.trained_on, learned)
+        if len(figures) == 2:
+            figures["similarity_gap"] = figures["train_mean_sim"] - figures["arcface_mean_sim"]
+        return figures
 
     def _plates(self, reader: Reader, outputs: dict[Kind, list[np.ndarray]]) -> dict[str, float]:
         if Kind.PLATE not in outputs:
@@ -284,6 +288,31 @@ def _sample_set(kind: Kind, parts: Sequence[tuple[np.ndarray, np.ndarray, np.nda
         masks=np.stack(holes).astype(np.uint8),
         rows=list(rows),
     )
+
+
+def _evenly(samples: SampleSet, count: int) -> SampleSet:
+    """So many samples of a set, evenly spread, held in memory."""
+    chosen = np.unique(np.linspace(0, len(samples) - 1, min(count, len(samples))).astype(int))
+    return SampleSet(
+        kind=samples.kind,
+        originals=samples.originals[chosen],
+        targets=samples.targets[chosen],
+        anchors=None if samples.anchors is None else samples.anchors[chosen],
+        masks=samples.masks[chosen],
+        rows=[samples.rows[index] for index in chosen],
+    )
+
+
+def _mean_cosine(recognizer: Recognizer, samples: SampleSet, pictures: Sequence[np.ndarray]) -> float:
+    """How like the originals a recognizer finds what was made of them."""
+
+    def embed(faces: Sequence[np.ndarray]) -> np.ndarray:
+        regions = (_region(Kind.FACE, row) for row in samples.rows)
+        return recognizer.embed(
+            [align(face, region, recognizer.input_size) for face, region in zip(faces, regions, strict=True)]
+        )
+
+    return float(reidentification.cosine(embed(list(samples.originals)), embed(pictures)).mean())
 
 
 def _region(kind: Kind, row: SampleRow) -> Region:

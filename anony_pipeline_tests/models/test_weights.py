@@ -120,6 +120,18 @@ def test_missing_hub_weights_offline_name_mirror_and_origin_in_order(tmp_path):
     assert message.index(str(tmp_path)) < message.index("sd2-community/") < message.index("stabilityai/")
 
 
+def test_a_revision_pins_a_hub_repository(tmp_path):
+    with pytest.raises(WeightsError, match="someone/model@abc123"):
+        weights.resolve("someone/model", tmp_path, offline=True, revision="abc123")
+
+
+@pytest.mark.parametrize("name", ["sd2-inpainting", "own-folder"])
+def test_a_revision_that_would_not_be_honoured_is_refused(tmp_path, name):
+    (tmp_path / "own-folder").mkdir()
+    with pytest.raises(WeightsError, match="a revision pins a Hugging Face repository"):
+        weights.resolve(name, tmp_path, offline=True, revision="abc123")
+
+
 def test_an_archive_is_unpacked_without_following_paths_out_of_the_folder(tmp_path, monkeypatch):
     archive = tmp_path / "evil.zip"
     with zipfile.ZipFile(archive, "w") as packed:

@@ -95,6 +95,14 @@ def test_a_detector_step_lowers_its_loss(parts, data):
     assert losses[-1] < losses[0]
 
 
+def test_judging_the_generator_leaves_the_discriminator_as_it_is(parts, data):
+    state, objective = parts()
+    before = {name: value.clone() for name, value in state.networks.discriminator.state_dict().items()}
+    joint.step_generator(state, draw(data, state, Kind.FACE), objective)
+    after = state.networks.discriminator.state_dict()
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+
+
 def test_what_the_generator_made_is_kept_without_its_graph(parts, data):
     state, objective = parts()
     batch = draw(data, state, Kind.FACE)

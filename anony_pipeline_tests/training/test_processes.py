@@ -1,0 +1,80 @@
+import csv
+import multiprocessing
+import socket
+
+import pytest
+import torch
+
+from anony_pipeline.errors import ConfigError
+from anony_pipeline.training import loop, state
+from anony_pipeline_tests.training import conftest, tiny
+
+STEPS = 20
+
+
+def settings(root, outputs, **changes):
+    own = {"paths__outputs": str(outputs), "paths__private": f"{outputs}/private", "training__batch_size": 4}
+    return tiny.make_config(root, **(own | changes))
+
+
+def train_as(rank, size, port, root, outputs):
+    """One of several processes, in the environment that `accelerate launch` or `torchrun` makes."""
+    environment = {
+        "RANK": rank,
+        "LOCAL_RANK": rank,
+        "WORLD_SIZE": size,
+        "LOCAL_WORLD_SIZE": size,
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+        "OMP_NUM_THREADS": 1,
+    }
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, str(value))
+        train = conftest.patch_training(root, patch)
+        report = train(settings(root, outputs), mode="joint", max_steps=STEPS)
+        # All have the same checkpoint in hand, and only one of them wrote it.
+        assert report.checkpoint == outputs / "checkpoints" / f"step_{STEPS:06d}"
+
+
+def rows_of(outputs):
+    with (outputs / "metrics.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_does_with_two_parts(tiny_root, tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    spawn = multiprocessing.get_context("spawn")
+    team = [spawn.Process(target=train_as, args=(rank, 2, port, tiny_root, tmp_path / "two")) for rank in range(2)]
+    for process in team:
+        process.start()
+    with pytest.MonkeyPatch.context() as patch:
+        train = conftest.patch_training(tiny_root, patch)
+        train(settings(tiny_root, tmp_path / "one", training__accumulation=2), mode="joint", max_steps=STEPS)
+    for process in team:
+        process.join(timeout=500)
+    assert [process.exitcode for process in team] == [0, 0]
+
+    one, two = rows_of(tmp_path / "one"), rows_of(tmp_path / "two")
+    assert len(one) == len(two) == STEPS
+    compared = set()
+    for first, second in zip(one, two, strict=True):
+        # Equal blanks: both drew the same kind of region in each step.
+        assert {name for name, value in first.items() if value} == {name for name, value in second.items() if value}
+        for name in set(first) - {"seconds", "crops_per_second"}:
+            if first[name]:
+                assert float(second[name]) == pytest.approx(float(first[name]), rel=1e-4, abs=1e-4), name
+                compared.add(name)
+    assert {"l1", "perceptual", "id", "adv", "reading", "discriminator", "detector", "gradient_norm"} <= compared
+    # One wrote: no second process left anything of its own.
+    assert len(state.list_checkpoints(tmp_path / "two" / "checkpoints")) == 1
+
+
+def test_a_batch_that_processes_cannot_share_is_refused(config):
+    loop.check_shares(config(training__batch_size=6), 3)
+    with pytest.raises(ConfigError, match="6 crops for 4 processes"):
+        loop.check_shares(config(training__batch_size=6), 4)
