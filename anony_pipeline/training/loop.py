@@ -85,8 +85,8 @@ def train(
 ) -> TrainReport:
     """Train, going on from the last good checkpoint of the same configuration.
 
-    One run at a time trains into an experiment's outputs; another one waits. Where a launcher started several processes,
-    they are one run.
+    One run at a time trains into an experiment's outputs; another one waits. The processes that a launcher started
+    together are one run.
 
     Args:
         config: The configuration.
