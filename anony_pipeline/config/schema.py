@@ -156,7 +156,8 @@ class Models(Section):
     """All models."""
 
     weights: Literal["shipped", "pretrained"] = Field(
-        "shipped", description="judges and detector: the demo's, or the libraries' own"
+        "shipped",
+        description="what `judges` names: the demo's, or the libraries' own; the trained detector begins as shipped",
     )
     generator: Generator = Generator()
     finetune: Finetune = Finetune()
