@@ -18,7 +18,7 @@ from anony_pipeline.structures.regions import Kind, Region
 
 RESULT = Path(__file__).parent / "results" / "plates.json"
 PLATES = 1000
-SCENES = 48
+SCENES = 42
 
 
 def drawing(styles: list[PlateStyle], wear: float) -> float:
