@@ -5,7 +5,7 @@ import dagster as dg
 from anony_pipeline.defs import checks, jobs, schedules, sensors
 from anony_pipeline.defs.assets import ALL as ASSETS
 from anony_pipeline.defs.launcher import Launcher
-from anony_pipeline.defs.resources import Experiment
+from anony_pipeline.defs.resources import Experiment, default_layers
 
 defs = dg.Definitions(
     assets=ASSETS,
@@ -13,5 +13,6 @@ defs = dg.Definitions(
     jobs=jobs.ALL,
     schedules=schedules.ALL,
     sensors=sensors.ALL,
-    resources={"experiment": Experiment(), "launcher": Launcher()},
+    # With their values, so that the Launchpad shows them.
+    resources={"experiment": Experiment(layers=default_layers(), overrides=[]), "launcher": Launcher()},
 )

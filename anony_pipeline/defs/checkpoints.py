@@ -1,5 +1,6 @@
 """Which checkpoint a run is about, and how Dagster is told of one."""
 
+import shutil
 from pathlib import Path
 
 import dagster as dg
@@ -8,8 +9,8 @@ from upath import UPath
 from anony_pipeline.config.schema import Config
 from anony_pipeline.defs.partitions import CHECKPOINTS
 from anony_pipeline.errors import CheckpointError
-from anony_pipeline.storage import manifests
-from anony_pipeline.storage.locations import location
+from anony_pipeline.storage import atomic, manifests
+from anony_pipeline.storage.locations import is_local, location
 
 Place = Path | UPath
 """A folder or file, here or in a remote store."""
@@ -63,6 +64,25 @@ def current(instance: dg.DagsterInstance, config: Config) -> Place:
             do="materialize joint_checkpoint anew",
         )
     return checkpoint
+
+
+def fetched(checkpoint: Place, config: Config) -> Path:
+    """The checkpoint as a folder of this machine: one in a remote store is fetched into the cache, once a version.
+
+    Raises:
+        CheckpointError: If a file is missing or has another sum.
+    """
+    if is_local(checkpoint):
+        return Path(str(checkpoint))
+    kept = Path(config.paths.cache) / "checkpoints" / version(checkpoint)[:12] / checkpoint.name
+    if not (kept / manifests.NAME).exists():
+        with atomic.folder(kept) as part:
+            for name in [*manifests.read(checkpoint, verify=False)["files"], manifests.NAME]:
+                (part / name).parent.mkdir(parents=True, exist_ok=True)
+                with (checkpoint / name).open("rb") as source, (part / name).open("wb") as target:
+                    shutil.copyfileobj(source, target)
+            manifests.read(part)
+    return kept
 
 
 def announcement(checkpoint: Place, step: int) -> dg.AssetMaterialization:

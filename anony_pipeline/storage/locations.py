@@ -6,7 +6,7 @@ from pathlib import Path
 
 from upath import UPath
 
-from anony_pipeline.errors import AnonyPipelineError
+from anony_pipeline.errors import AnonyPipelineError, ConfigError
 from anony_pipeline.storage import atomic
 
 AnyPath = str | os.PathLike[str] | UPath
@@ -37,6 +37,28 @@ def location(path: AnyPath, relative_to: AnyPath | None = None) -> UPath:
 def is_local(path: UPath | Path) -> bool:
     """Whether the path lies on this machine's own file system."""
     return getattr(path, "protocol", "") in ("", "file")
+
+
+def local_folder(path: AnyPath, key: str) -> Path:
+    """A folder that must be this machine's own, because files are locked, mapped or replaced in it.
+
+    Args:
+        path: As configured.
+        key: The configuration's key, for the message.
+
+    Raises:
+        ConfigError: If it lies in a remote store.
+    """
+    place = location(path)
+    if not is_local(place):
+        raise ConfigError(
+            "training and releases write on this machine alone",
+            where=key,
+            got=place,
+            allowed="a local folder, or one that is mounted",
+            do="train there, then copy the checkpoints to the store: judging and the sensor read them there",
+        )
+    return Path(str(place))
 
 
 def local_copy(path: UPath | Path, cache: Path) -> Path:

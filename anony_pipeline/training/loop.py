@@ -20,7 +20,7 @@ from anony_pipeline.plates.styles import configured_styles
 from anony_pipeline.runtime import processes
 from anony_pipeline.runtime.device import choose_device, choose_dtype, ran_out_of_memory
 from anony_pipeline.runtime.processes import Team
-from anony_pipeline.storage import locks
+from anony_pipeline.storage import locations, locks
 from anony_pipeline.structures.regions import Kind
 from anony_pipeline.targets.faces import make_face_targets
 from anony_pipeline.targets.plates import make_plate_targets
@@ -98,12 +98,14 @@ def train(
             is written, and training returns.
 
     Raises:
+        ConfigError: If `paths.outputs` lies in a remote store.
         DatasetError: If there is nothing to train on.
         CheckpointError: If a checkpoint can't be written or read.
         AnonyPipelineError: If too many steps were not finite.
     """
+    outputs = locations.local_folder(config.paths.outputs, "paths.outputs")
     team = processes.join(choose_device(config.device))
-    with locks.sole_writer(Path(config.paths.outputs)) if team.is_first else contextlib.nullcontext():
+    with locks.sole_writer(outputs) if team.is_first else contextlib.nullcontext():
         run = _Training(config, team, on_event, should_stop or (lambda: False))
         if mode == "pretrain":
             return run.pretrain(max_steps or config.training.pretrain_steps)

@@ -64,9 +64,9 @@ def judged(context: dg.AssetExecutionContext, experiment: Experiment) -> Iterato
         return
     from anony_pipeline.evaluation import scorecard as scorecards
 
-    card = scorecards.evaluate(
-        config, checkpoint, None if set(styles) == set(STYLE_KEYS) else styles, location(config.paths.outputs)
-    )
+    asked = None if set(styles) == set(STYLE_KEYS) else styles
+    here = checkpoints.fetched(checkpoint, config)
+    card = scorecards.evaluate(config, here, asked, location(config.paths.outputs))
     for name in names:
         for style in styles:
             figures = metadata.of_row(card.row(slice_name=f"style:{style}"), FIGURES[name])

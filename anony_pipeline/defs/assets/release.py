@@ -7,8 +7,7 @@ import dagster as dg
 from anony_pipeline.config.schema import Config
 from anony_pipeline.defs import checkpoints, metadata
 from anony_pipeline.defs.resources import Experiment
-from anony_pipeline.storage import manifests
-from anony_pipeline.storage.locations import location
+from anony_pipeline.storage import locations, manifests
 
 GROUP = "release"
 
@@ -49,7 +48,7 @@ def anonymized_dataset(context: dg.AssetExecutionContext, experiment: Experiment
 
 def release_of(config: Config) -> Path:
     """Where an experiment's release lies."""
-    return Path(str(location(config.paths.outputs))) / "release"
+    return locations.local_folder(config.paths.outputs, "paths.outputs") / "release"
 
 
 def is_release_of(release: Path, checkpoint: checkpoints.Place) -> bool:
