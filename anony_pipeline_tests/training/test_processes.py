@@ -49,7 +49,11 @@ def test_two_processes_train_as_one_does_with_two_parts(tiny_root, tmp_path):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     spawn = multiprocessing.get_context("spawn")
-    team = [spawn.Process(target=train_as, args=(rank, 2, port, tiny_root, tmp_path / "two")) for rank in range(2)]
+    # Daemons, because one that waits for a partner that failed would keep the tests from ending.
+    team = [
+        spawn.Process(target=train_as, args=(rank, 2, port, tiny_root, tmp_path / "two"), daemon=True)
+        for rank in range(2)
+    ]
     for process in team:
         process.start()
     with pytest.MonkeyPatch.context() as patch:
