@@ -133,6 +133,20 @@ def show_scorecard(config: Configs, overrides: Overrides = None) -> None:
 
 
 @app.command()
+def compare(
+    scorecards: Annotated[list[Path], typer.Argument(metavar="SCORECARD...", help="Two or more scorecard.json.")],
+) -> None:
+    """Put scorecards side by side; refused if other judges or other data made them."""
+    from anony_pipeline import printing
+    from anony_pipeline.evaluation import comparison
+
+    if len(scorecards) < 2:
+        raise typer.BadParameter("give two scorecards or more")
+    cards = [printing.read_scorecard(path) for path in scorecards]
+    out.print(printing.comparison(cards, comparison.compare(cards)))
+
+
+@app.command()
 def streetscape(
     output: Output,
     seed: Annotated[int, typer.Option(help="Same seed, same bytes.")] = 0,

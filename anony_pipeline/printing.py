@@ -15,6 +15,7 @@ from anony_pipeline.evaluation.schema import METRICS, Figure, Row, Scorecard
 if TYPE_CHECKING:  # both load more than a table needs
     from anony_pipeline.anonymize.folder import FolderReport
     from anony_pipeline.datasets.unify import UnifyReport
+    from anony_pipeline.evaluation.comparison import Compared
 
 COLUMNS = (
     "kid",
@@ -70,15 +71,41 @@ def scorecard(card: Scorecard) -> list[Table | str]:
     return [*parts, "", _gates(card)]
 
 
+def comparison(cards: Sequence[Scorecard], found: "Sequence[Compared]") -> Table:
+    """Figures of the headline row of several scorecards, the last against the first."""
+    table = Table(box=box.SIMPLE, show_edge=False, title="anonymizer end to end, held-out judges")
+    for column in ("figure", *(f"{card.name} {card.subject.checkpoint}" for card in cards), "the last one is"):
+        table.add_column(column, overflow="fold")
+    for metric, figures, clear in found:
+        arrow = "↓" if METRICS[metric].better == "lower" else "↑"
+        cells = ["" if f is None else "null" if f.value is None else _with_interval(f) for f in figures]
+        table.add_row(f"{METRICS[metric].title} {arrow}", *cells, clear or "")
+    return table
+
+
+def _with_interval(figure: Figure) -> str:
+    ends = f" ({figure.interval[0]:.3f} to {figure.interval[1]:.3f})" if figure.interval is not None else ""
+    return f"{figure.value:.3f}{ends}"
+
+
 def read_scorecard(path: Path) -> Scorecard:
     """Read a scorecard's file.
 
     Raises:
-        CheckpointError: If there is none yet.
+        CheckpointError: If there is none yet, or it is of another format.
     """
     if not path.exists():
         raise CheckpointError("there is no scorecard yet", where=path, do="run the demo, or `anony evaluate`")
-    return Scorecard.model_validate_json(path.read_bytes())
+    try:
+        return Scorecard.model_validate_json(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            "the scorecard can't be read",
+            where=path,
+            got=str(error).splitlines()[0],
+            allowed="a scorecard.json of this version",
+            do="evaluate the checkpoint again",
+        ) from error
 
 
 def unified(report: "UnifyReport", output: str) -> Table:

@@ -25,6 +25,7 @@ FEATURE_CONTEXT = 1.3
 """Features see a little of the surroundings: a seam is a flaw, too."""
 FEATURE_SIZES = {Kind.FACE: (128, 128), Kind.PLATE: (64, 192)}
 NOBODY = -1
+FRONTAL_DEGREES = 20
 
 
 @dataclass
@@ -38,6 +39,7 @@ class Subjects:
         heights: Of the box, in pixels.
         persons: A number a known person or plate, `NOBODY` where unknown.
         serials: The original serial, None where unknown and for faces.
+        traits: Names of further slices that the region is in, see `traits_of`.
     """
 
     kinds: list[Kind] = field(default_factory=list)
@@ -46,6 +48,7 @@ class Subjects:
     heights: list[float] = field(default_factory=list)
     persons: list[int] = field(default_factory=list)
     serials: list[str | None] = field(default_factory=list)
+    traits: list[frozenset[str]] = field(default_factory=list)
     _numbers: dict[str, int] = field(default_factory=dict)
 
     def add(self, scene: Scene) -> None:
@@ -57,6 +60,7 @@ class Subjects:
             self.styles.append(scene.style or "unspecified")
             self.heights.append(region.size_wh[1])
             self.persons.append(self._numbers.setdefault(identity, len(self._numbers)) if identity else NOBODY)
+            self.traits.append(traits_of(scene.record, annotation))
             self.serials.append(annotation.get("serial") if region.kind is Kind.PLATE else None)
 
     def __len__(self) -> int:
@@ -199,6 +203,32 @@ def judged(scene: Scene) -> list[tuple[Region, dict[str, Any]]]:
     """The regions of a scene that count, with their records: all but crowds."""
     pairs = zip(scene.regions, scene.annotations, strict=True)
     return [(region, annotation) for region, annotation in pairs if not annotation.get("iscrowd")]
+
+
+def traits_of(image: dict[str, Any], annotation: dict[str, Any]) -> frozenset[str]:
+    """The slices of light, skin tone, pose and occlusion that a region is in, as far as its records say.
+
+    Args:
+        image: With ``time`` where known.
+        annotation: With ``person`` of procedural people, or WIDERFace's ``attributes``.
+
+    >>> sorted(traits_of({"time": "night"}, {"person": {"skin_tone": 0.9, "yaw": -30.0}}))
+    ['pose:turned by 20 degrees or more', 'skin:darkest third', 'time:night']
+    """
+    found = {f"time:{image['time']}"} if image.get("time") else set()
+    person, attributes = annotation.get("person") or {}, annotation.get("attributes") or {}
+    if "skin_tone" in person:
+        third = min(2, int(3 * person["skin_tone"]))
+        found.add(("skin:lightest third", "skin:middle third", "skin:darkest third")[third])
+    if "yaw" in person:
+        found.add("pose:turned by 20 degrees or more" if abs(person["yaw"]) >= FRONTAL_DEGREES else "pose:frontal")
+    elif "pose" in attributes:
+        found.add("pose:atypical" if attributes["pose"] else "pose:typical")
+    if "visible" in person:
+        found.add("occlusion:a quarter or more" if person["visible"] <= 0.75 else "occlusion:less than a quarter")
+    elif "occlusion" in attributes:
+        found.add(f"occlusion:{('none', 'partial', 'heavy')[int(attributes['occlusion'])]}")
+    return frozenset(found)
 
 
 def feature_crop(image_rgb: np.ndarray, region: Region) -> np.ndarray:

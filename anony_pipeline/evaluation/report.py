@@ -2,13 +2,16 @@
 
 import base64
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import cv2
 import jinja2
 import numpy as np
+from markupsafe import Markup
 from rich.table import Table
 
+from anony_pipeline.evaluation import plots
 from anony_pipeline.evaluation.schema import ANONYMIZER, METRICS, OVERALL, REAL_HALVES, Figure, Row, Scorecard
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -26,6 +29,26 @@ HEADLINE = (
     "coverage",
 )
 """The columns of the first table, and of the terminal's."""
+
+PRIVACY = {
+    "Singling out": (
+        "Can somebody be told from the rest by what is left of the face or the plate?",
+        ("coverage", "reid_rank1", "reid_excess", "tar_at_far_1e2", "tar_at_far_1e3", "plate_leak_rate"),
+    ),
+    "Linkability": (
+        "Can two anonymized images of one person be linked, or can an attacker learn to?",
+        ("attack_linkability", "attack_parrot", "reid_rank1_same_photo"),
+    ),
+    "Inference": (
+        "Does a result tell what the training images or the original looked like?",
+        ("attack_restoration", "memorization_gap", "nearest_training_identity", "diversity_effective"),
+    ),
+}
+"""The three risks of the Article 29 Working Party's Opinion 05/2014 (WP216): what is asked, and by which figures."""
+
+TRADE_OFFS = (("map_retention", "reid_rank1"), ("map_retention", "plate_leak_rate"))
+"""Utility (more is better) and what leaks (less is better), plotted over one another."""
+CURVES = ("reid_rank1", "plate_leak_rate", "map_retention", "kid")
 
 DETAILS = tuple(name for name in METRICS if name not in HEADLINE)
 TITLES = {
@@ -87,12 +110,13 @@ def overall_rows(card: Scorecard) -> list[Row]:
     return [row for row in card.rows if row.slice == OVERALL and row.panel == "held_out"]
 
 
-def render(card: Scorecard, pictures: Sequence[Shown] = ()) -> str:
+def render(card: Scorecard, pictures: Sequence[Shown] = (), history: Sequence[Scorecard] = ()) -> str:
     """Make the page: HTML without a script or a link to anything outside.
 
     Args:
         card: The scorecard.
         pictures: Procedural regions before and after; none of real people.
+        history: Comparable scorecards by step, this one among them.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True
@@ -105,7 +129,16 @@ def render(card: Scorecard, pictures: Sequence[Shown] = ()) -> str:
         overall=overall_rows(card),
         best=best(overall_rows(card)),
         details=_details(card),
-        training=[row for row in card.rows if row.slice == OVERALL and row.panel == "training"],
+        panels=[
+            (panel, rows)
+            for panel in ("second", "training")
+            if (rows := [row for row in card.rows if row.slice == OVERALL and row.panel == panel])
+        ],
+        trade_offs=[Markup(drawn) for drawn in map(partial(_trade_off, card), TRADE_OFFS) if drawn],  # noqa: S704 - ours
+        curves=[Markup(drawn) for drawn in map(partial(_curve, history), CURVES) if drawn],  # noqa: S704 - ours
+        privacy=PRIVACY,
+        originals=card.row("none"),
+        attacked=[row for row in overall_rows(card) if "attack_linkability" in row.figures],
         slices=[(name, _slice_rows(card, name)) for name in slices],
         reasons=_reasons(card),
         pictures=[_gallery(shown) for shown in pictures],
@@ -136,6 +169,46 @@ def _details(card: Scorecard) -> list[tuple[str, list[tuple[Row, Figure]]]]:
         for name in DETAILS
         if (shown := [(row, row.figures[name]) for row in rows if name in row.figures])
     ]
+
+
+def _trade_off(card: Scorecard, metrics: tuple[str, str]) -> str:
+    """What leaks over what stays useful, a point a method; empty if fewer than two methods have both figures."""
+    points, chance = [], None
+    for row in overall_rows(card):
+        first, second = (row.figures.get(name) for name in metrics)
+        if first is None or second is None or first.value is None or second.value is None:
+            continue
+        name = {"anonymizer/detected": "end to end", "anonymizer/ground_truth": "given boxes"}.get(
+            f"{row.method}/{row.boxes}", row.method
+        )
+        points.append(plots.Point(first.value, second.value, name, row.method == ANONYMIZER))
+        guess = row.figures.get("reid_chance") if metrics[1] == "reid_rank1" else None
+        chance = guess.value if guess is not None and guess.value is not None else chance
+    if len(points) < 2:
+        return ""
+    x = plots.span(_with_arrow(metrics[0]), [point.x for point in points])
+    y = plots.span(_with_arrow(metrics[1]), [point.y for point in points])
+    return plots.scatter(points, x, y, chance=chance)
+
+
+def _curve(history: Sequence[Scorecard], name: str) -> str:
+    """The headline's figure over the steps of its checkpoints; empty if there is only one."""
+    points = [
+        (float(card.subject.step), figure.value, figure.interval)
+        for card in history
+        if (row := card.row()) is not None
+        and (figure := row.figures.get(name)) is not None
+        and figure.value is not None
+    ]
+    if len(points) < 2:
+        return ""
+    ends = [value for _, _, interval in points for value in interval or ()]
+    x = plots.Axis("step", points[0][0], points[-1][0])
+    return plots.curve(points, x, plots.span(_with_arrow(name), [*(point[1] for point in points), *ends]))
+
+
+def _with_arrow(name: str) -> str:
+    return f"{METRICS[name].title} {'↑' if METRICS[name].better == 'higher' else '↓'}"
 
 
 def _slice_rows(card: Scorecard, name: str) -> list[Row]:

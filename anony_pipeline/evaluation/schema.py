@@ -166,7 +166,7 @@ class Row(Part):
         method: ``anonymizer`` or a baseline.
         boxes: Where the regions come from: the checkpoint's detector (end to end) or the annotation.
         panel: Which judges.
-        slice: ``overall``, ``style:FR``, ``size:16-32``, ``kind:face``.
+        slice: ``overall``, ``style:FR``, ``size:16-32``, ``kind:face``, ``time:night``, ``skin:darkest third`` ...
         figures: By metric, see `METRICS`.
     """
 

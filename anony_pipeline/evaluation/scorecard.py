@@ -21,8 +21,8 @@ from anony_pipeline.config.schema import Config, Gates
 from anony_pipeline.datasets import loaders
 from anony_pipeline.datasets.coco import CocoSet
 from anony_pipeline.errors import AnonyPipelineError, DatasetError
-from anony_pipeline.evaluation import attacks, baselines, report
-from anony_pipeline.evaluation.figures import Evidence, FigureMaker
+from anony_pipeline.evaluation import attacks, baselines, comparison, report
+from anony_pipeline.evaluation.figures import TRAITS, Evidence, FigureMaker
 from anony_pipeline.evaluation.judges import PANELS, Judges, found_above, load_judges
 from anony_pipeline.evaluation.methods import Method
 from anony_pipeline.evaluation.observations import NOBODY
@@ -51,6 +51,8 @@ from anony_pipeline.structures.regions import Kind
 
 NAME = "scorecard.json"
 REPORT = Path("report") / "index.html"
+HISTORY = "scorecards"
+"""Where the scorecards of all judged checkpoints are kept, beside the newest one."""
 MIN_PROBES = 500
 """Fewer probes can't show that re-identification is as rare as the gate asks."""
 
@@ -106,7 +108,21 @@ def save(card: Scorecard, folder: UPath | Path, pictures: Sequence[Picture] = ()
     """Write the scorecard and its page."""
     atomic.write_json(folder / NAME, card.model_dump(mode="json", exclude_none=False))
     shown = [(picture.name, picture.before_rgb, picture.after_rgb) for picture in pictures]
-    atomic.write_text(folder / REPORT, report.render(card, shown))
+    atomic.write_text(folder / REPORT, report.render(card, shown, history_of(card, folder)))
+
+
+def history_of(card: Scorecard, folder: UPath | Path) -> list[Scorecard]:
+    """The scorecards of earlier checkpoints that the same judges made on the same data, with this one, by step."""
+    found = {card.subject.step: card}
+    if card.subject.kind == "checkpoint" and card.overall_of_this_run and (folder / HISTORY).is_dir():
+        for name in sorted(path.name for path in (folder / HISTORY).iterdir() if path.suffix == ".json"):
+            try:
+                other = load(folder / HISTORY / name)
+            except AnonyPipelineError:  # of an earlier format: it can't be compared
+                continue
+            if other.overall_of_this_run and not comparison.reasons_against(card, other):
+                found.setdefault(other.subject.step, other)
+    return [found[step] for step in sorted(found)]
 
 
 def load(path: UPath | Path) -> Scorecard:
@@ -163,13 +179,15 @@ def rows_of(evidence: Evidence, maker: FigureMaker, styles: Sequence[str] | None
     for slice_name, mask in slices.items():
         for key, method in evidence.methods.items():
             for panel in PANELS:
-                if panel != "held_out" and slice_name.startswith(("size:", "kind:")):
+                if panel != "held_out" and slice_name.startswith(("size:", "kind:", *TRAITS)):
                     continue
                 made = maker.figures(key, panel, slice_name, mask)
                 if made:
                     rows.append(
                         Row(method=method.name, boxes=method.boxes, panel=panel, slice=slice_name, figures=made)
                     )
+        if slice_name.startswith(TRAITS):
+            continue
         halves = maker.real_halves(slice_name, mask)
         rows.append(Row(method=REAL_HALVES, boxes="none", panel="held_out", slice=slice_name, figures=halves))
     return tuple(rows)

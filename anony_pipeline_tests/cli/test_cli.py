@@ -17,6 +17,7 @@ COMMANDS = (
     "init",
     "demo",
     "scorecard",
+    "compare",
     "streetscape",
     "unify",
     "plan",

@@ -1,11 +1,16 @@
 """Controls: judges must see what is there to be seen, and a figure of one that doesn't must be null."""
 
-import pytest
+import copy
 
-from anony_pipeline.evaluation import baselines, scorecard
+import pytest
+import torch
+from torch import nn
+
+from anony_pipeline.evaluation import attacks, baselines, scorecard
 from anony_pipeline.evaluation.figures import FigureMaker
 from anony_pipeline.evaluation.methods import Simple, Treated
 from anony_pipeline.evaluation.run import Run
+from anony_pipeline.models.recognizer import RecognizerTwin
 from anony_pipeline_tests.evaluation import street
 
 
@@ -150,3 +155,41 @@ def test_a_style_judged_alone_gets_the_figures_of_the_whole_run(tmp_path):
 def test_judging_twice_gives_the_same_figures(tmp_path):
     unified = street.make_street(tmp_path, images_count=20)
     assert judge(tmp_path, unified=unified)[2] == judge(tmp_path, unified=unified)[2]
+
+
+def test_trained_attackers_stand_beside_their_chance_and_are_null_where_they_fail_on_the_originals(
+    tmp_path, monkeypatch
+):
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 16, 7, 8, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.Flatten(), nn.Linear(16 * 14 * 14, 512)]
+    network = nn.Sequential(*layers)
+    monkeypatch.setattr(attacks, "load_recognizer_twin", lambda *_, **__: RecognizerTwin(copy.deepcopy(network)))
+    settings = {"kinds": ["parrot", "restoration"], "methods": ["solid", "blur"], "steps": 12}
+    config = street.make_config(tmp_path, attacks=settings)
+    blur = {"blur": baselines.redaction("blur")}
+    unified = street.make_street(tmp_path, people=6)
+    _, _, rows = judge(tmp_path, blur, config=config, unified=unified)
+    solid, weak = rows["solid", "overall", "held_out"], rows["blur", "overall", "held_out"]
+    assert solid["attack_parrot"].chance == pytest.approx(1 / 6)
+    assert solid["attack_parrot"].value < 0.45
+    assert weak["attack_parrot"].value > solid["attack_parrot"].value + 0.2
+    assert solid["attack_restoration"].value < 0.5
+    assert solid["attack_linkability"].value < 0.45
+    assert rows["none", "overall", "held_out"]["attack_linkability"].value == 1
+    blind = street.make_config(tmp_path, attacks=settings, floors={"reid_rank1": 1.0})
+    _, _, rows = judge(tmp_path, config=blind, unified=unified)
+    assert "the attacker is blind here" in rows["solid", "overall", "held_out"]["attack_parrot"].reason
+
+
+def test_times_and_skin_tones_are_slices_where_the_data_knows_them(tmp_path):
+    unified = street.make_street(tmp_path, images_count=24)
+    for number, image in enumerate(unified.images):
+        image["time"] = "night" if number % 2 else "day"
+    for annotation in unified.annotations:
+        if annotation["category_id"] == 1:
+            annotation["person"] = {"skin_tone": (annotation["id"] % 3) / 2}
+    _, _, rows = judge(tmp_path, unified=unified)
+    assert rows["solid", "time:night", "held_out"]["coverage"].n == 36
+    tones = [a["person"]["skin_tone"] for a in unified.annotations if a["category_id"] == 1]
+    assert rows["solid", "skin:darkest third", "held_out"]["arcface_mean_sim"].n == tones.count(1.0)
+    assert "plate_leak_rate" not in rows["solid", "skin:darkest third", "held_out"]
