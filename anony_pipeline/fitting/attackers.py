@@ -44,7 +44,7 @@ class Restorer(nn.Module):
     Its output starts as its input: the last layer begins at zero.
     """
 
-    def __init__(self, channels: int = 24) -> None:
+    def __init__(self, channels: int = 16) -> None:
         super().__init__()
         sizes = [channels, 2 * channels, 4 * channels]
         self.enter = _block(3, sizes[0])

@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -157,28 +158,24 @@ def test_judging_twice_gives_the_same_figures(tmp_path):
     assert judge(tmp_path, unified=unified)[2] == judge(tmp_path, unified=unified)[2]
 
 
-def test_trained_attackers_stand_beside_their_chance_and_are_null_where_they_fail_on_the_originals(
-    tmp_path, monkeypatch
-):
+@pytest.mark.slow
+def test_a_trained_attacker_breaks_a_blur_and_stays_near_its_chance_on_solid_color(tmp_path, monkeypatch):
     torch.manual_seed(0)
     layers = [nn.Conv2d(3, 16, 7, 8, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.Flatten(), nn.Linear(16 * 14 * 14, 512)]
     network = nn.Sequential(*layers)
     monkeypatch.setattr(attacks, "load_recognizer_twin", lambda *_, **__: RecognizerTwin(copy.deepcopy(network)))
-    settings = {"kinds": ["parrot", "restoration"], "methods": ["solid", "blur"], "steps": 12}
+    settings = {"kinds": ["parrot"], "methods": ["solid", "blur"], "steps": 12}
     config = street.make_config(tmp_path, attacks=settings)
     blur = {"blur": baselines.redaction("blur")}
-    unified = street.make_street(tmp_path, people=6)
+    unified = street.make_street(tmp_path, people=6, images_count=30)
     _, _, rows = judge(tmp_path, blur, config=config, unified=unified)
     solid, weak = rows["solid", "overall", "held_out"], rows["blur", "overall", "held_out"]
     assert solid["attack_parrot"].chance == pytest.approx(1 / 6)
     assert solid["attack_parrot"].value < 0.45
     assert weak["attack_parrot"].value > solid["attack_parrot"].value + 0.2
-    assert solid["attack_restoration"].value < 0.5
+    assert "attack_restoration" not in solid
     assert solid["attack_linkability"].value < 0.45
     assert rows["none", "overall", "held_out"]["attack_linkability"].value == 1
-    blind = street.make_config(tmp_path, attacks=settings, floors={"reid_rank1": 1.0})
-    _, _, rows = judge(tmp_path, config=blind, unified=unified)
-    assert "the attacker is blind here" in rows["solid", "overall", "held_out"]["attack_parrot"].reason
 
 
 def test_times_and_skin_tones_are_slices_where_the_data_knows_them(tmp_path):
@@ -193,3 +190,12 @@ def test_times_and_skin_tones_are_slices_where_the_data_knows_them(tmp_path):
     tones = [a["person"]["skin_tone"] for a in unified.annotations if a["category_id"] == 1]
     assert rows["solid", "skin:darkest third", "held_out"]["arcface_mean_sim"].n == tones.count(1.0)
     assert "plate_leak_rate" not in rows["solid", "skin:darkest third", "held_out"]
+
+
+def test_an_attacker_that_fails_on_the_originals_is_called_blind(tmp_path, monkeypatch):
+    blind = attacks.Outcome(np.zeros(20), np.arange(20), 0.1, "parrot")
+    monkeypatch.setattr(attacks, "parrot", lambda *_: blind)
+    monkeypatch.setattr(attacks, "load_recognizer_twin", lambda *_, **__: None)
+    config = street.make_config(tmp_path, attacks={"kinds": ["parrot"], "methods": ["solid"]})
+    _, _, rows = judge(tmp_path, config=config, unified=street.make_street(tmp_path, images_count=12))
+    assert "the attacker is blind here" in rows["solid", "overall", "held_out"]["attack_parrot"].reason
