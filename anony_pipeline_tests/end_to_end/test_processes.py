@@ -135,6 +135,11 @@ def test_a_trainer_that_was_killed_is_started_again_and_goes_on(home):
 
 
 def test_two_runs_at_once_take_turns(home):
+    # As after a first run: in a new DAGSTER_HOME, Dagster's own making of tables and of the pool's slot is not safe
+    # against a second process in the same moment.
+    with dg.DagsterInstance.from_config(str(home / "dagster_home")) as instance:
+        instance.event_log_storage.set_concurrency_slots("gpu", 1)
+        assert not instance.get_runs()
     both = [Training(home, [f"training.max_steps={steps}"], name=f"run{steps}") for steps in (4, 6)]
     for training in both:
         assert training.process.wait(timeout=600) == 0, training.log.name
