@@ -126,15 +126,23 @@ class Anonymizer:
             self._generate(self.filler, pending)
         return results
 
+    def find(self, images_rgb: Sequence[np.ndarray]) -> list[list[Region]]:
+        """What the detector finds in each image, from its kind's threshold on.
+
+        Raises:
+            ValueError: If there is no detector.
+        """
+        if self.detect is None:
+            raise ValueError("regions must be given to an anonymizer without a detector")
+        least = {Kind.FACE: self.policy.threshold, Kind.PLATE: self.policy.plate_threshold}
+        found = self.detect(images_rgb, min(least.values()))
+        return [[region for region in regions if region.score >= least[region.kind]] for regions in found]
+
     def _regions(self, jobs: Sequence[Job]) -> list[list[Region]]:
         blank = [i for i, job in enumerate(jobs) if job.regions is None]
         found = [list(job.regions or ()) for job in jobs]
         if blank:
-            if self.detect is None:
-                raise ValueError("regions must be given to an anonymizer without a detector")
-            for i, regions in zip(
-                blank, self.detect([jobs[i].image_rgb for i in blank], self.policy.threshold), strict=True
-            ):
+            for i, regions in zip(blank, self.find([jobs[i].image_rgb for i in blank]), strict=True):
                 found[i] = overlaps.merge(regions)
         return found
 

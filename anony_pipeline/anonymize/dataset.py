@@ -107,8 +107,7 @@ def _beyond_labels(anonymizer: Anonymizer, example: RegionExample) -> list[Regio
     unsure = _unsure_kinds(example.image)
     if not unsure or anonymizer.detect is None:
         return []
-    found = anonymizer.detect([example.image_rgb], anonymizer.policy.threshold)[0]
-    found = [region for region in found if CATEGORY_IDS[region.kind] in unsure]
+    found = [r for r in anonymizer.find([example.image_rgb])[0] if CATEGORY_IDS[r.kind] in unsure]
     if not found or not example.regions:
         return found
     overlap = boxes.iou(boxes_of(found), boxes_of(list(example.regions))).max(axis=1)

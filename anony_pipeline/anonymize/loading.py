@@ -124,8 +124,13 @@ def assemble(
         secret: At least 16 bytes.
         threshold: See `load_anonymizer`.
     """
-    score = config.evaluation.detection_threshold if threshold is None else threshold
-    policy = replace(Policy(), threshold=score, min_region_px=config.data.min_region_px)
+    settings = config.evaluation
+    policy = replace(
+        Policy(),
+        threshold=settings.detection_threshold if threshold is None else threshold,
+        plate_threshold=settings.plate_detection_threshold if threshold is None else threshold,
+        min_region_px=config.data.min_region_px,
+    )
     classifier = load_style_classifier(Path(config.model.plate_style)) if config.model.plate_style else None
     return Anonymizer(
         Filler(generator, config, configured_styles(), secret, classifier),

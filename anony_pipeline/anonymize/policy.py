@@ -11,7 +11,8 @@ class Policy:
     """The rules of one anonymizer.
 
     Attributes:
-        threshold: Detected regions below this score are left alone.
+        threshold: Detected faces below this score are left alone.
+        plate_threshold: The same for plates: a detector's scores mean different things for the two kinds.
         treatment: What is done to regions that are large enough.
         tiny: What is done to the others; a generator has nothing to say about a few pixels.
         min_region_px: Regions whose shorter edge is smaller are tiny.
@@ -22,6 +23,7 @@ class Policy:
     """
 
     threshold: float = 0.3
+    plate_threshold: float = 0.3
     treatment: Treatment = "generate"
     tiny: Literal["pixelate", "solid"] = "solid"
     min_region_px: float = 8

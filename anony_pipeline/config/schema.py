@@ -321,7 +321,8 @@ class Evaluation(Section):
         description="eval_tools/ground_truth of WIDERFace, for its easy, medium and hard; images in their own size",
     )
     max_images: Count = Field(0, description="val images judged; 0 is all")
-    detection_threshold: Share = Field(0.3, description="score above which a detected region is anonymized")
+    detection_threshold: Share = Field(0.3, description="score from which on a detected face is anonymized")
+    plate_detection_threshold: Share = Field(0.3, description="score from which on a detected plate is anonymized")
     gallery_pictures: Positive = Field(8, description="procedural before/after pictures in the report")
     attacks: Attacks = Attacks()
     floors: Floors = Floors()

@@ -194,16 +194,18 @@ def test_no_neighbours_face_is_shown_to_the_generator(tmp_path):
     assert [row.method for row in rows] == ["generated", "generated"]
 
 
-def test_detected_regions_carry_their_score_and_the_threshold_is_the_policys(tmp_path):
-    asked = []
+def test_detected_regions_carry_their_score_and_each_kind_has_its_threshold(tmp_path):
+    seen = [
+        Region(Kind.FACE, (20.0, 30.0, 60.0, 80.0), score=0.3),
+        Region(Kind.PLATE, (120.0, 100.0, 180.0, 115.0), score=0.3),
+        Region(Kind.PLATE, (120.0, 150.0, 180.0, 165.0), score=0.5),
+    ]
 
     def detect(images, threshold):
-        asked.append(threshold)
-        return [[Region(Kind.FACE, (20.0, 30.0, 60.0, 80.0), score=0.7)] for _ in images]
+        return [[region for region in seen if region.score >= threshold] for _ in images]
 
-    _, rows = make(tmp_path, detect=detect, threshold=0.25).anonymize(NOISE)
-    assert asked == [0.25]
-    assert rows[0].score == 0.7
+    _, rows = make(tmp_path, detect=detect, threshold=0.25, plate_threshold=0.4).anonymize(NOISE)
+    assert [(row.kind, row.score) for row in rows] == [(Kind.PLATE, 0.5), (Kind.FACE, 0.3)]
 
 
 def test_an_image_without_regions_stays_as_it_is(tmp_path):
