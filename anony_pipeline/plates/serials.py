@@ -95,7 +95,7 @@ def parse(text: str, styles: Mapping[str, PlateStyle]) -> list[str]:
 
     >>> from anony_pipeline.plates.styles import load_styles
     >>> parse("ab 123 cd", load_styles())
-    ['FR']
+    ['AR', 'FR', 'IT']
     """
     return sorted(key for key, style in styles.items() if style.serial.split(normalize(text)) is not None)
 
