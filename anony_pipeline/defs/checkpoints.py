@@ -1,7 +1,9 @@
 """Which checkpoint a run is about, and how Dagster is told of one."""
 
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 from upath import UPath
@@ -85,6 +87,11 @@ def fetched(checkpoint: Place, config: Config) -> Path:
     return kept
 
 
+def mark_damaged(context: dg.AssetExecutionContext, checkpoint: Place, error: CheckpointError) -> None:
+    """Show on a checkpoint's partition that its files are not what its manifest says, and why."""
+    context.log_event(dg.AssetObservation(HISTORY, partition=checkpoint.name, metadata={"damaged": str(error)}))
+
+
 def announcement(checkpoint: Place, step: int) -> dg.AssetMaterialization:
     """What makes a checkpoint a partition of the asset `checkpoints`."""
     return dg.AssetMaterialization(
@@ -100,6 +107,16 @@ def register(instance: dg.DagsterInstance, name: str) -> None:
     instance.add_dynamic_partitions(str(CHECKPOINTS.name), [name])
 
 
-def scorecard_of(config: Config, checkpoint: Place) -> Place:
+def scorecard_of(config: Config, checkpoint: Place, known_version: str | None = None) -> Place:
     """Where the scorecard of one version of a checkpoint is kept; if it is there, the checkpoint was judged."""
-    return location(config.paths.outputs) / "scorecards" / f"{checkpoint.name}-{version(checkpoint)[:12]}.json"
+    return _scorecards(config) / f"{checkpoint.name}-{(known_version or version(checkpoint))[:12]}.json"
+
+
+def judged(config: Config) -> set[str]:
+    """The names of all scorecards that are kept (see `scorecard_of`), by one listing."""
+    kept: Iterable[Any] = _scorecards(config).glob("*.json")
+    return {file.name for file in kept}
+
+
+def _scorecards(config: Config) -> Place:
+    return location(config.paths.outputs) / "scorecards"

@@ -1,7 +1,6 @@
 """What runs by itself when something new is there."""
 
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import dagster as dg
@@ -30,32 +29,34 @@ MOVERS = ("planb", "evaluate", "joint_training", "release")
 def new_checkpoints(context: dg.SensorEvaluationContext, experiment: Experiment) -> dg.SensorResult | dg.SkipReason:
     """Oldest unjudged checkpoint first, one at a time, never while another run could move `joint_checkpoint`.
 
-    A tick lists names and sizes only; the run checks the sums before it loads anything. A checkpoint that failed three
-    times gives way to the next.
+    A tick keeps no cursor and looks at no clock: what has no scorecard is new. It reads manifests, and the sizes of the
+    files of the one that it asks for; the run checks the sums before it loads anything, and marks a damaged one. A
+    checkpoint that failed three times gives way to the next.
     """
     config = experiment.config()
     for run in context.instance.get_runs(dg.RunsFilter(statuses=UNDER_WAY)):
         if run.job_name in MOVERS:
             return dg.SkipReason(f"the run {run.run_id} of {run.job_name} is under way")
-    for checkpoint in _unjudged(config):
-        version = checkpoints.version(checkpoint)
+    for checkpoint, version in _unjudged(config):
         attempt = _attempts(context.instance, version) + 1
         if attempt <= ATTEMPTS:
             return _request(checkpoint, version, attempt, experiment)
     return dg.SkipReason("every checkpoint has its scorecard, or failed three times")
 
 
-def _unjudged(config: Config) -> list[Path]:
-    found = []
+def _unjudged(config: Config) -> Iterator[tuple[checkpoints.Place, str]]:
+    """Whole checkpoints without a scorecard, with versions, oldest first; each is looked at when it is asked for."""
+    judged = checkpoints.judged(config)
     manifest_files: Iterable[Any] = checkpoints.folder_of(config).glob(f"*/{manifests.NAME}")
     for checkpoint in sorted(file.parent for file in manifest_files):
         try:
+            version = checkpoints.version(checkpoint)
+            if checkpoints.scorecard_of(config, checkpoint, version).name in judged:
+                continue
             manifests.read(checkpoint, verify=False)
-        except CheckpointError:
-            continue  # not whole yet, or damaged: a later tick looks again
-        if not checkpoints.scorecard_of(config, checkpoint).exists():
-            found.append(checkpoint)
-    return found
+        except (CheckpointError, FileNotFoundError):
+            continue  # not whole yet, damaged, or removed since it was listed: a later tick looks again
+        yield checkpoint, version
 
 
 VERSION_OF_RUN = "anony/checkpoint_version"
@@ -65,7 +66,7 @@ def _attempts(instance: dg.DagsterInstance, version: str) -> int:
     return instance.get_runs_count(dg.RunsFilter(job_name=evaluate.name, tags={VERSION_OF_RUN: version}))
 
 
-def _request(checkpoint: Path, version: str, attempt: int, experiment: Experiment) -> dg.SensorResult:
+def _request(checkpoint: checkpoints.Place, version: str, attempt: int, experiment: Experiment) -> dg.SensorResult:
     tags = {checkpoints.VERSION_TAG: version}
     path = dg.MetadataValue.path(str(checkpoint))
     return dg.SensorResult(

@@ -1,5 +1,8 @@
 """The sensor judges every checkpoint once, the oldest first, and gives up on none too early or too late."""
 
+import os
+import shutil
+
 import dagster as dg
 import pytest
 from dagster import DagsterRunStatus
@@ -9,7 +12,7 @@ from anony_pipeline.defs import checkpoints
 from anony_pipeline.defs.partitions import EVERY_STYLE
 from anony_pipeline.defs.resources import Experiment
 from anony_pipeline.defs.sensors import ATTEMPTS, VERSION_OF_RUN, new_checkpoints
-from anony_pipeline.storage import atomic
+from anony_pipeline.storage import atomic, manifests
 
 
 def tick(house, instance):
@@ -102,11 +105,82 @@ def test_a_failed_evaluation_is_tried_three_times_and_then_the_next_has_its_turn
     assert tick(house, instance).run_requests[0].run_key.startswith("step_000004:")
 
 
-def test_a_tick_over_many_judged_checkpoints_is_quick(house, instance):
-    import time
-
-    for step in range(200):
-        judge(house, house.checkpoint(step))
-    begin = time.monotonic()
+@pytest.mark.parametrize("judged", [False, True], ids=["all new", "all judged"])
+def test_a_tick_over_many_checkpoints_looks_at_the_files_of_one_alone(house, instance, monkeypatch, judged):
+    # How long a tick over 500 takes is measured by benchmarks/sensor_tick.py.
+    for step in range(40):
+        checkpoint = house.checkpoint(step)
+        if judged:
+            judge(house, checkpoint)
+    looked_at = []
+    read = manifests.read
+    monkeypatch.setattr(manifests, "read", lambda folder, **how: looked_at.append(folder.name) or read(folder, **how))
     tick(house, instance)
-    assert time.monotonic() - begin < 5
+    assert looked_at == ([] if judged else ["step_000000"])
+
+
+def test_a_wrong_sum_is_marked_by_the_run_before_anything_is_loaded(house, instance):
+    bad = house.checkpoint(3)
+    (bad / "detector.safetensors").write_text("wEights")
+    result = tick(house, instance)
+    (request,) = result.run_requests
+    assert request.run_key.startswith("step_000003:"), "a tick compares no sums"
+    instance.add_dynamic_partitions("checkpoint", result.dynamic_partitions_requests[0].partition_keys)
+    for event in result.asset_events:
+        instance.report_runless_asset_event(event)
+    assert not house.run("evaluate", instance, tags=request.tags).success
+    assert house.asked == []
+    (mark,) = instance.fetch_observations(checkpoints.HISTORY, limit=10).records
+    assert mark.partition_key == "step_000003"
+    assert "another sha256" in mark.asset_observation.metadata["damaged"].value
+    assert tick(house, instance).run_requests[0].run_key == request.run_key.removesuffix("1") + "2"
+
+
+def test_a_checkpoint_that_is_removed_is_forgotten(house, instance):
+    gone, _ = house.checkpoint(3), house.checkpoint(4)
+    assert tick(house, instance).run_requests[0].run_key.startswith("step_000003:")
+    shutil.rmtree(gone)
+    assert tick(house, instance).run_requests[0].run_key.startswith("step_000004:")
+
+
+def test_a_checkpoint_that_is_removed_during_the_tick_does_not_end_it(house, instance, monkeypatch):
+    gone, _ = house.checkpoint(3), house.checkpoint(4)
+    sha256_of = manifests.sha256_of
+
+    def removed_before_it_is_read(file):
+        if file.parent == gone:
+            shutil.rmtree(gone, ignore_errors=True)
+        return sha256_of(file)
+
+    monkeypatch.setattr(manifests, "sha256_of", removed_before_it_is_read)
+    assert tick(house, instance).run_requests[0].run_key.startswith("step_000004:")
+
+
+def test_the_clock_and_the_files_times_do_not_matter(house, instance):
+    # One was copied here with its old times, the other was written while the clock went wrong.
+    for step, seconds in ((3, 0), (4, 4_000_000_000)):
+        checkpoint = house.checkpoint(step)
+        for path in (*checkpoint.iterdir(), checkpoint):
+            os.utime(path, (seconds, seconds))
+        assert tick(house, instance).run_requests[0].run_key.startswith(f"step_00000{step}:")
+        judge(house, checkpoint)
+    assert isinstance(tick(house, instance), dg.SkipReason)
+
+
+def test_a_restart_between_ticks_asks_for_nothing_twice(house, tmp_path):
+    checkpoint = house.checkpoint(3)
+    home = str(tmp_path)
+    with dg.instance_for_test(temp_dir=home) as instance:
+        (asked,) = tick(house, instance).run_requests
+    # Nothing was started yet: the same key, of which Dagster starts one run alone.
+    with dg.instance_for_test(temp_dir=home) as instance:
+        (again,) = tick(house, instance).run_requests
+        assert again.run_key == asked.run_key
+        run = run_of(instance, "evaluate", DagsterRunStatus.STARTED, asked.tags)
+    with dg.instance_for_test(temp_dir=home) as instance:
+        assert f"the run {run.run_id} of evaluate is under way" in tick(house, instance).skip_message
+        instance.report_run_failed(run)
+    with dg.instance_for_test(temp_dir=home) as instance:
+        assert tick(house, instance).run_requests[0].run_key == asked.run_key.removesuffix("1") + "2"
+        judge(house, checkpoint)
+        assert isinstance(tick(house, instance), dg.SkipReason)

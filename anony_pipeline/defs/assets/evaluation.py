@@ -10,6 +10,7 @@ from anony_pipeline.defs import checkpoints, metadata, unchanged
 from anony_pipeline.defs.automation import DAILY
 from anony_pipeline.defs.partitions import PER_STYLE, STYLE_KEYS, styles_of
 from anony_pipeline.defs.resources import Experiment
+from anony_pipeline.errors import CheckpointError
 from anony_pipeline.storage import atomic
 from anony_pipeline.storage.locations import location
 
@@ -65,8 +66,13 @@ def judged(context: dg.AssetExecutionContext, experiment: Experiment) -> Iterato
     from anony_pipeline.evaluation import scorecard as scorecards
 
     asked = None if set(styles) == set(STYLE_KEYS) else styles
-    here = checkpoints.fetched(checkpoint, config)
-    card = scorecards.evaluate(config, here, asked, location(config.paths.outputs))
+    try:
+        # Both compare every file's sum with the manifest before anything is loaded.
+        here = checkpoints.fetched(checkpoint, config)
+        card = scorecards.evaluate(config, here, asked, location(config.paths.outputs))
+    except CheckpointError as error:
+        checkpoints.mark_damaged(context, checkpoint, error)
+        raise
     for name in names:
         for style in styles:
             figures = metadata.of_row(card.row(slice_name=f"style:{style}"), FIGURES[name])
