@@ -45,7 +45,7 @@ def anonymize_dataset(config: Config, checkpoint: Path, output: Path, device: st
     """Anonymize every image of both splits: what is labelled, and what is found of kinds that a source leaves out.
 
     Args:
-        config: Names the unified set.
+        config: Names the unified set, and says where weights lie.
         checkpoint: A release, or a checkpoint.
         output: Another folder than the sources'.
         device: ``auto``, ``cpu``, ``cuda``.
@@ -54,7 +54,7 @@ def anonymize_dataset(config: Config, checkpoint: Path, output: Path, device: st
         PrivacyError: If the output lies where originals lie.
         CheckpointError: If the checkpoint is incomplete.
     """
-    anonymizer = load_anonymizer(checkpoint, device)
+    anonymizer = load_anonymizer(checkpoint, device, here=config)
     report = DatasetReport(output)
     for split in SPLITS:
         unified = loaders.open_split(config, split)

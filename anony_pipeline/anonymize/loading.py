@@ -55,8 +55,13 @@ class Checkpoint:
         return int(self.manifest.get("step", 0))
 
 
-def open_checkpoint(folder: Path) -> Checkpoint:
+def open_checkpoint(folder: Path, here: Config | None = None) -> Checkpoint:
     """Read a checkpoint's manifest and configuration, and check every file's sha256.
+
+    Args:
+        folder: Where it lies.
+        here: Says where weights lie on this machine, and by which names; the checkpoint's own configuration if None,
+            whose places are right where it was trained.
 
     Raises:
         CheckpointError: If it is not there, incomplete, damaged, or of another format.
@@ -69,6 +74,11 @@ def open_checkpoint(folder: Path) -> Checkpoint:
             "the folder is no checkpoint of this version", where=folder, got=manifest.get("format"), allowed=FORMAT
         )
     config = config_loading.load([folder / "config.yaml"])
+    if here is not None:
+        # Another base model under the same name is refused when the adapters are loaded.
+        base = config.model.generator.model_copy(update={"diffusers": here.model.generator.diffusers})
+        model = config.model.model_copy(update={"generator": base, "plate_style": here.model.plate_style})
+        config = config.model_copy(update={"paths": here.paths, "judges": here.judges, "model": model})
     return Checkpoint(folder, config, manifest, manifests.sha256_of(folder / manifests.NAME))
 
 
@@ -78,6 +88,7 @@ def load_anonymizer(
     *,
     threshold: float | None = None,
     secret: bytes | None = None,
+    here: Config | None = None,
 ) -> Anonymizer:
     """Load the anonymizer of a checkpoint: its detector, its adapters on their base model, and the judges that verify.
 
@@ -86,12 +97,13 @@ def load_anonymizer(
         device: ``auto``, ``cpu``, ``cuda`` ...
         threshold: Score above which a detected region is replaced; the configuration's if None.
         secret: Plates get their serials by it; drawn anew if None, and then nobody can repeat the assignment.
+        here: See `open_checkpoint`.
 
     Raises:
         CheckpointError: See `open_checkpoint`.
         WeightsError: If the base model or a judge is not there.
     """
-    opened = open_checkpoint(checkpoint)
+    opened = open_checkpoint(checkpoint, here)
     config = opened.config
     chosen = devices.choose_device(device)
     recognizer, reader = load_verifiers(config, chosen)

@@ -4,8 +4,9 @@ import difflib
 import functools
 import hashlib
 import json
+import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -30,6 +31,11 @@ PATH_KEYS = {
 }
 PATH_SECTIONS = {"paths", "sources", "evaluation"}
 
+WITHOUT_EFFECT = (("model", "weights"), ("training", "workers"))
+"""Keys that older files and checkpoints have, and that never did anything."""
+
+log = logging.getLogger("anony_pipeline")
+
 
 def load(layers: Sequence[str | os.PathLike[str]], overrides: Iterable[str] = ()) -> Config:
     """Read YAML layers and ``key=value`` overrides into one frozen configuration; later ones win.
@@ -37,7 +43,8 @@ def load(layers: Sequence[str | os.PathLike[str]], overrides: Iterable[str] = ()
     Mappings are merged key by key; lists and single values are replaced whole.
 
     Args:
-        layers: YAML files, local or fsspec URLs. Relative paths in a file count from that file.
+        layers: YAML files, local or fsspec URLs. Relative paths in a file count from that file; so does any other
+            value that begins with ``./`` or ``../``.
         overrides: ``loss.adv_weight=0.05``; the value is read as YAML. Relative paths count from the working folder.
 
     Raises:
@@ -52,6 +59,9 @@ def load(layers: Sequence[str | os.PathLike[str]], overrides: Iterable[str] = ()
         merged = _merge(merged, _anchored(_read(layer), _folder_of(layer)))
     for override in overrides:
         merged = _merge(merged, _anchored(_parse_override(override), str(Path.cwd())))
+    for section, key in WITHOUT_EFFECT:
+        if isinstance(merged.get(section), dict) and merged[section].pop(key, None) is not None:
+            log.warning("%s.%s has no effect: remove it", section, key)
     try:
         return Config.model_validate(merged)
     except ValidationError as error:
@@ -65,9 +75,29 @@ def fingerprint(*parts: BaseModel | str | float | None) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def dump(config: Config) -> str:
-    """The whole configuration as YAML, defaults included; `load` reads it back to an equal one."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+def dump(config: Config, folder: Path | None = None) -> str:
+    """The whole configuration as YAML, defaults included; `load` reads it back to an equal one.
+
+    Args:
+        config: The configuration.
+        folder: Where the file will lie: paths of this machine are written relative to it, so that a tree of data,
+            outputs and weights may be moved as a whole. None writes them as they are.
+    """
+    values = config.model_dump(mode="json")
+    if folder is not None:
+        base = Path(os.path.abspath(folder))  # noqa: PTH100 - links stay as the user has them
+        values = _with_paths(values, lambda path: path if "://" in path else _relative(path, base))
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+
+
+def dump_for_others(config: Config) -> str:
+    """The configuration as YAML without a place in it: what is given away names no folder of this machine.
+
+    `paths` are left out, which makes them the defaults, and of any other path or URL its last part stays.
+    """
+    values = _with_paths(config.model_dump(mode="json"), lambda path: path.rstrip("/").rpartition("/")[2])
+    del values["paths"]
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
 
 class _UniqueKeys(yaml.SafeLoader):
@@ -134,18 +164,27 @@ def _parse_override(text: str) -> dict[str, Any]:
     return parsed
 
 
-def _anchored(value: Any, folder: str, section: str = "") -> Any:  # noqa: ANN401 - any YAML value
+def _anchored(value: Any, folder: str) -> Any:  # noqa: ANN401 - any YAML value
     """Make the relative paths in a layer absolute."""
+    return _with_paths(value, lambda path: _absolute(path, folder))
+
+
+def _with_paths(value: Any, change: Callable[[str], str], section: str = "", key: str = "") -> Any:  # noqa: ANN401
+    """Change every path in a configuration's values: those of known keys, and whatever else can only be a path."""
     if isinstance(value, list):
-        return [_anchored(item, folder, section) for item in value]
-    if not isinstance(value, dict):
+        return [_with_paths(item, change, key or section) for item in value]
+    if isinstance(value, dict):
+        return {name: _with_paths(item, change, key or section, name) for name, item in value.items()}
+    if not isinstance(value, str):
         return value
-    return {
-        key: _absolute(item, folder)
-        if section in PATH_SECTIONS and key in PATH_KEYS and isinstance(item, str)
-        else _anchored(item, folder, key)
-        for key, item in value.items()
-    }
+    is_path = section in PATH_SECTIONS and key in PATH_KEYS
+    return change(value) if is_path or value.startswith(("./", "../", "~/", "/")) or "://" in value else value
+
+
+def _relative(path: str, folder: Path) -> str:
+    """A local path as it is seen from a folder, marked as a path by its first dot."""
+    relative = os.path.relpath(Path(path).expanduser(), folder)
+    return relative if relative.startswith("..") else f"./{relative}"
 
 
 def _absolute(path: str, folder: str) -> str:

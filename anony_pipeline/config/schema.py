@@ -155,10 +155,6 @@ class Discriminator(Section):
 class Models(Section):
     """All models."""
 
-    weights: Literal["shipped", "pretrained"] = Field(
-        "shipped",
-        description="what `judges` names: the demo's, or the libraries' own; the trained detector begins as shipped",
-    )
     generator: Generator = Generator()
     finetune: Finetune = Finetune()
     discriminator: Discriminator = Discriminator()
@@ -266,7 +262,6 @@ class Training(Section):
     max_bad_steps: Count = Field(
         10, description="steps with a non-finite loss are skipped and counted; one more stops the run"
     )
-    workers: Count = Field(0, description="processes that load data; 0 loads in the training process")
 
 
 class Checkpoint(Section):

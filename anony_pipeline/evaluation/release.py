@@ -1,15 +1,18 @@
 """The release of a checkpoint: only if its own scorecard passed every gate."""
 
+import shlex
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from anony_pipeline.config import loading
 from anony_pipeline.evaluation import scorecard
 from anony_pipeline.evaluation.schema import Scorecard
 from anony_pipeline.storage import atomic, manifests
 
-LEFT_BEHIND = ("optimizer.", "discriminator.", "state.json", manifests.NAME)
-"""What only training needs, by the beginning of its name."""
+CONFIG = "config.yaml"
+LEFT_BEHIND = ("optimizer.", "discriminator.", "state.json", CONFIG, manifests.NAME)
+"""What only training needs, by the beginning of its name, and what is written anew."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,8 @@ class Release:
 def release(checkpoint: Path, card_file: Path, output: Path) -> Release:
     """Copy what anonymizing needs of a checkpoint, with its scorecard, into a folder that says where it comes from.
 
+    A release is given away: its configuration and the scorecard's command name no folder of this machine.
+
     Args:
         checkpoint: A complete checkpoint; every file's sha256 is checked.
         card_file: Its scorecard.
@@ -55,9 +60,15 @@ def release(checkpoint: Path, card_file: Path, output: Path) -> Release:
             if not name.startswith(LEFT_BEHIND):
                 (part / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(checkpoint / name, part / name)
-        shutil.copyfile(card_file, part / scorecard.NAME)
+        atomic.write_text(part / CONFIG, loading.dump_for_others(loading.load([checkpoint / CONFIG])))
+        shown = card.model_copy(update={"command": shlex.join(map(_last_part, shlex.split(card.command)))})
+        atomic.write_json(part / scorecard.NAME, shown.model_dump(mode="json", exclude_none=False))
         released = manifests.write(part, {**facts, "released_from": {"checkpoint": checkpoint.name, "sha256": version}})
     return Release(output, released)
+
+
+def _last_part(argument: str) -> str:
+    return argument.rstrip("/").rpartition("/")[2] if argument.startswith("/") or "://" in argument else argument
 
 
 def reasons_against(card: Scorecard, checkpoint_sha256: str) -> tuple[str, ...]:

@@ -84,7 +84,7 @@ def evaluate(
         WeightsError: If a judge is not there.
     """
     folder = UPath(output if output is not None else config.paths.outputs)
-    opened = loading.open_checkpoint(Path(str(checkpoint)))
+    opened = loading.open_checkpoint(Path(str(checkpoint)), config)
     device = devices.choose_device(config.device)
     judges = load_judges(config, opened, device)
     val = limited(loaders.open_split(config, "val"), config.evaluation.max_images)

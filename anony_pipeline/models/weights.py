@@ -194,7 +194,7 @@ def check_sha256(path: Path, sha256: str | None) -> str:
             "the weights file is missing",
             where=path,
             allowed=f"a file with sha256 {sha256}" if sha256 else "a file",
-            do="put it there, name another, or set `weights: shipped`",
+            do="put it there, or name another; `shipped` ones are always here",
         )
     got = manifests.sha256_of(path)
     if sha256 is not None and got != sha256:
@@ -329,7 +329,7 @@ def _nowhere(name: str, tried: list[str], *, offline: bool) -> WeightsError:
         got="offline: no network was asked" if offline else None,
         allowed=f"a file, a folder, a Hugging Face id, or one of {', '.join(REGISTRY)}"
         + (f" ({pins})" if pins else ""),
-        do="copy them to the first place named, set model.offline to false, or set `weights: shipped`",
+        do="copy them to the first place named, set model.offline to false, or name `shipped`",
     )
 
 

@@ -221,6 +221,7 @@ class TrainingState:
         try:
             with atomic.folder(path) as part:
                 self._write(part)
+                atomic.write_text(part / "config.yaml", loading.dump(self.config, path))
                 facts = {
                     "format": FORMAT,
                     "step": self.progress.step,
@@ -252,7 +253,6 @@ class TrainingState:
         _write_tensors(folder / "optimizer.safetensors", tensors)
         atomic.write_json(folder / "optimizer.json", {**plain, "scaler": self.scaler.state_dict()})
         atomic.write_json(folder / "state.json", dataclasses.asdict(self.progress))
-        atomic.write_text(folder / "config.yaml", loading.dump(self.config))
 
     def load(self, folder: Path) -> dict[str, Any]:
         """Take everything from a checkpoint of the same stage: the run goes on as if it had not been interrupted.

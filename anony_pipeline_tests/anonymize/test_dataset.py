@@ -42,7 +42,7 @@ class Blackout:
 
 @pytest.fixture
 def config(tmp_path, monkeypatch):
-    monkeypatch.setattr(dataset, "load_anonymizer", lambda *_: Blackout())
+    monkeypatch.setattr(dataset, "load_anonymizer", lambda *_, **__: Blackout())
     file = tmp_path / "experiment.yaml"
     source = {"name": "s", "layout": "pp4av", "root": "raw", "exhaustive": ["license_plate"]}
     file.write_text(yaml.safe_dump({"paths": {"unified": "unified"}, "data": {"sources": [source]}}))

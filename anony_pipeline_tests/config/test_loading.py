@@ -203,3 +203,43 @@ def test_the_fingerprint_changes_with_its_parts_and_only_with_them(base):
     assert (
         loading.fingerprint(first.lr, "x") == loading.fingerprint(second.lr, "x") != loading.fingerprint(first.lr, "y")
     )
+
+
+def test_a_dumped_file_names_no_folder_above_it_and_moves_with_its_tree(tmp_path):
+    (tmp_path / "here/conf").mkdir(parents=True)
+    layer = tmp_path / "here/conf/a.yaml"
+    own = {"judges": {"recognizer": str(tmp_path / "here/models/r50.onnx")}, "paths": {"outputs": "../out"}}
+    layer.write_text(yaml.safe_dump(MINIMAL | own))
+    folder = tmp_path / "here/out/checkpoints/step_000001"
+    folder.mkdir(parents=True)
+    config = loading.load([layer])
+    (folder / "config.yaml").write_text(loading.dump(config, folder))
+    assert str(tmp_path) not in (folder / "config.yaml").read_text()
+    # `paths` that no layer names count from the working folder.
+    assert loading.load([folder / "config.yaml"]).data == config.data
+    (tmp_path / "here").rename(tmp_path / "there")
+    moved = loading.load([tmp_path / "there/out/checkpoints/step_000001/config.yaml"])
+    assert moved.judges.recognizer == str(tmp_path / "there/models/r50.onnx")
+    assert moved.data.sources[0].root == str(tmp_path / "there/conf/raw/a")
+    assert moved.paths.outputs == str(tmp_path / "there/out")
+
+
+@pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.name)
+def test_what_is_given_away_loads_and_names_no_place(file, tmp_path):
+    config = loading.load([file], ["model.plate_style=/somewhere/style.onnx", "paths.cache=s3://bucket/cache"])
+    text = loading.dump_for_others(config)
+    assert not [word for word in text.split() if word.startswith(("/", "..", "~")) or "://" in word]
+    (tmp_path / "shared.yaml").write_text(text)
+    shared = loading.load([tmp_path / "shared.yaml"])
+    assert shared.model.plate_style == "style.onnx"
+    assert (shared.loss, shared.training, shared.model.generator) == (
+        config.loss,
+        config.training,
+        config.model.generator,
+    )
+
+
+@pytest.mark.parametrize("override", ["model.weights=pretrained", "training.workers=2"])
+def test_a_key_that_never_had_an_effect_is_passed_over_aloud(base, override, caplog):
+    assert loading.load([base], [override]) == loading.load([base])
+    assert f"{override.partition('=')[0]} has no effect" in caplog.text

@@ -1,6 +1,7 @@
 """The road with the library's heavy functions replaced: what is left is the graph itself."""
 
 import contextlib
+import shutil
 from types import SimpleNamespace
 
 import dagster as dg
@@ -132,6 +133,7 @@ class House:
         with atomic.folder(path) as part:
             (part / "detector.safetensors").write_text(content)
             (part / "optimizer.safetensors").write_text("moments")
+            shutil.copyfile(self.file, part / "config.yaml")
             manifests.write(part, {"format": FORMAT, "step": step})
         return path
 

@@ -161,6 +161,7 @@ def test_what_passed_every_gate_is_released_without_what_only_training_needs(hou
     release = house.folder / "outputs" / "release"
     assert latest(instance, "released_anonymizer").metadata["released"].value is True
     assert sorted(path.name for path in release.iterdir()) == [
+        "config.yaml",
         "detector.safetensors",
         "manifest.json",
         "scorecard.json",

@@ -45,7 +45,7 @@ def judged(tmp_path_factory):
 
     checkpoint = Checkpoint(root / "step_000040", config, {"step": 40}, "a" * 64)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scorecard.loading, "open_checkpoint", lambda folder: checkpoint)
+        patch.setattr(scorecard.loading, "open_checkpoint", lambda folder, here: checkpoint)
         patch.setattr(scorecard, "load_judges", lambda *args: judges)
         patch.setattr(scorecard, "_methods", methods)
         yield (

@@ -107,7 +107,7 @@ def test_missing_weights_offline_name_every_place_that_was_tried_and_the_expecte
         str(tmp_path / "buffalo_l"),
         "buffalo_l.zip",
         "4c06341c33c2ca1f",
-        "weights: shipped",
+        "or name `shipped`",
         "sd2-inpainting",
     ):
         assert part in message
