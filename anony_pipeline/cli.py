@@ -6,13 +6,16 @@ import subprocess
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 from rich.console import Console
 
 from anony_pipeline import __version__
 from anony_pipeline.errors import AnonyPipelineError
+
+if TYPE_CHECKING:
+    from anony_pipeline.config import schema
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -39,6 +42,14 @@ class Mode(StrEnum):
     AUTO = "auto"
     PRETRAIN = "pretrain"
     JOINT = "joint"
+
+
+class Profile(StrEnum):
+    """What is done to regions."""
+
+    REALISTIC = "realistic"
+    BLUR = "blur"
+    SOLID = "solid"
 
 
 class Overlays(StrEnum):
@@ -277,13 +288,17 @@ def anonymize(
     boxes: Annotated[
         Path | None, typer.Option("--boxes", help="COCO file with the regions; detected if not given.")
     ] = None,
+    profile: Annotated[
+        Profile | None, typer.Option("--profile", help="What is done to regions; as the checkpoint says if not given.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would be done, and do nothing.")] = False,
 ) -> None:
     """Anonymize images and folders. What cannot be generated or verified is filled with one color, and counted."""
     from anony_pipeline import printing
     from anony_pipeline.anonymize import folder
 
-    report = folder.anonymize_folder(inputs, checkpoint, output, boxes=boxes, dry_run=dry_run)
+    chosen = None if profile is None else cast("schema.Profile", profile.value)
+    report = folder.anonymize_folder(inputs, checkpoint, output, boxes=boxes, profile=chosen, dry_run=dry_run)
     out.print(printing.folder(report))
     raise typer.Exit(report.exit_status)
 

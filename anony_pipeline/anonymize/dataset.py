@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from anony_pipeline.anonymize import marking
 from anony_pipeline.anonymize.anonymizer import Anonymizer, Job
 from anony_pipeline.anonymize.loading import load_anonymizer
 from anony_pipeline.config.schema import Config
@@ -97,7 +98,7 @@ def _write(anonymizer: Anonymizer, group: list[RegionExample], output: Path, rep
         name = f"{example.image.get('source')}/{example.image['file_name']}"
         jobs.append(Job(example.image_rgb, name, [*example.regions, *extra], example.image.get("plate_style")))
     for job, done in zip(jobs, anonymizer.anonymize_batch(jobs), strict=True):
-        images.write(output / job.name, done.image_rgb)
+        images.write(output / job.name, done.image_rgb, packet=marking.packet(done.rows))
         report.images += 1
         report.regions.update(f"{row.kind} {row.method}" for row in done.rows)
 

@@ -10,11 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from anony_pipeline.anonymize import marking
 from anony_pipeline.anonymize.anonymizer import Anonymized, Anonymizer, Job
 from anony_pipeline.anonymize.labels import Labels, found_labels
 from anony_pipeline.anonymize.loading import load_anonymizer, open_checkpoint
+from anony_pipeline.config.schema import Profile
 from anony_pipeline.errors import AnonyPipelineError, MediaError, PrivacyError
-from anony_pipeline.ops import images
+from anony_pipeline.ops import images, xmp
 from anony_pipeline.runtime.progress import track
 from anony_pipeline.storage import atomic, manifests
 
@@ -39,6 +41,7 @@ class FolderReport:
         written: Names of the images that were written, relative to the output folder; with `dry_run`, that would be.
         skipped: Images that an earlier run had finished.
         problems: Images for which nothing was written.
+        unmarked: Images with generated regions in formats that can't carry the mark that says so (see `marking`).
         other_files: Counts by suffix of files in the folders that are no images of a known format; none is written.
         regions: Counts by kind and method, ``"face generated"``.
         reasons: Counts of why regions were not generated.
@@ -49,6 +52,7 @@ class FolderReport:
     written: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
+    unmarked: list[str] = field(default_factory=list)
     other_files: Counter[str] = field(default_factory=Counter)
     regions: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
@@ -66,6 +70,7 @@ class FolderReport:
             "written": self.written,
             "skipped": self.skipped,
             "problems": [asdict(problem) for problem in self.problems],
+            "unmarked": self.unmarked,
             "other_files": dict(self.other_files),
             "regions": dict(self.regions),
             "reasons": dict(self.reasons),
@@ -83,11 +88,13 @@ def anonymize_folder(
     boxes: Path | None = None,
     dry_run: bool = False,
     threshold: float | None = None,
+    profile: Profile | None = None,
     device: str = "auto",
 ) -> FolderReport:
     """Anonymize images and folders of images with a checkpoint.
 
-    The output folder gets the images under their own names and in their own format, without metadata, ``ledger.jsonl``,
+    The output folder gets the images under their own names and in their own format, without metadata but the mark of
+    what was generated (see `marking`), ``ledger.jsonl``,
     ``annotations.json`` (the given labels, unchanged, or what was found) and ``report.json``. A run that was broken
     off is continued by the same call.
 
@@ -98,6 +105,7 @@ def anonymize_folder(
         boxes: COCO file with the regions to replace; the checkpoint's detector looks for them if None.
         dry_run: List what would be done, and do nothing.
         threshold: Score above which a detected region is replaced; the configuration's if None.
+        profile: ``realistic``, ``blur`` or ``solid``; the release's or configuration's if None.
         device: ``auto``, ``cpu``, ``cuda`` ...
 
     Raises:
@@ -108,10 +116,11 @@ def anonymize_folder(
     begin = time.monotonic()
     sources = find_images(inputs, output)
     labels = Labels.read(boxes) if boxes is not None else None
-    version = open_checkpoint(checkpoint).sha256
+    opened = open_checkpoint(checkpoint)
     report = FolderReport(dry_run=dry_run, other_files=_other_files(inputs))
     regions = manifests.sha256_of(boxes) if boxes is not None else "detected"
-    ledger = Ledger(output / LEDGER, {"checkpoint": version, "threshold": threshold, "regions": regions})
+    settings = {"threshold": threshold, "regions": regions, "profile": profile or opened.profile}
+    ledger = Ledger(output / LEDGER, {"checkpoint": opened.sha256, **settings})
     todo = {name: path for name, path in sources.items() if not _finished(name, path, output, ledger, report)}
     if dry_run:
         report.written = list(todo)
@@ -119,7 +128,14 @@ def anonymize_folder(
     output.mkdir(parents=True, exist_ok=True)
     ledger.rewrite()
     if todo:
-        _run(todo, load_anonymizer(checkpoint, device, threshold=threshold), output, labels, ledger, report)
+        _run(
+            todo,
+            load_anonymizer(checkpoint, device, threshold=threshold, profile=profile),
+            output,
+            labels,
+            ledger,
+            report,
+        )
     finished = [name for name in sources if name in ledger.done]
     document = labels.kept(finished) if labels is not None else found_labels(finished, ledger.rows, output)
     atomic.write_json(output / ANNOTATIONS, document)
@@ -297,7 +313,10 @@ def _job(name: str, image_rgb: np.ndarray, labels: Labels | None) -> Job:
 
 def _finish(name: str, done: Anonymized, output: Path, ledger: Ledger, report: FolderReport) -> None:
     path = output / name
-    images.write(path, done.image_rgb)
+    mark = marking.packet(done.rows)
+    images.write(path, done.image_rgb, packet=mark)
+    if mark is not None and path.suffix.lower() not in xmp.SUFFIXES:
+        report.unmarked.append(name)
     ledger.append(name, [row.as_json(name) for row in done.rows], manifests.sha256_of(path))
     report.written.append(name)
     for row in done.rows:

@@ -12,10 +12,10 @@ import torch
 
 from anony_pipeline.anonymize.anonymizer import Anonymizer, Detect
 from anony_pipeline.anonymize.filling import Filler
-from anony_pipeline.anonymize.policy import Policy
+from anony_pipeline.anonymize.policy import TREATMENTS, Policy
 from anony_pipeline.anonymize.verifying import Verifier
 from anony_pipeline.config import loading as config_loading
-from anony_pipeline.config.schema import Config
+from anony_pipeline.config.schema import Config, Profile
 from anony_pipeline.errors import CheckpointError
 from anony_pipeline.models import detector as detectors
 from anony_pipeline.models import generator as generators
@@ -54,6 +54,11 @@ class Checkpoint:
         """Generator steps of joint training."""
         return int(self.manifest.get("step", 0))
 
+    @property
+    def profile(self) -> Profile:
+        """What is done to regions: as it was judged before its release, or as it is configured."""
+        return self.manifest.get("profile") or self.config.profile
+
 
 def open_checkpoint(folder: Path, here: Config | None = None) -> Checkpoint:
     """Read a checkpoint's manifest and configuration, and check every file's sha256.
@@ -87,6 +92,7 @@ def load_anonymizer(
     device: str = "auto",
     *,
     threshold: float | None = None,
+    profile: Profile | None = None,
     secret: bytes | None = None,
     here: Config | None = None,
 ) -> Anonymizer:
@@ -96,6 +102,7 @@ def load_anonymizer(
         checkpoint: A folder ``checkpoints/step_XXXXXX``.
         device: ``auto``, ``cpu``, ``cuda`` ...
         threshold: Score above which a detected region is replaced; the configuration's if None.
+        profile: ``realistic``, ``blur`` or ``solid``; the release's or configuration's if None.
         secret: Plates get their serials by it; drawn anew if None, and then nobody can repeat the assignment.
         here: See `open_checkpoint`.
 
@@ -104,7 +111,7 @@ def load_anonymizer(
         WeightsError: If the base model or a judge is not there.
     """
     opened = open_checkpoint(checkpoint, here)
-    config = opened.config
+    config = opened.config.model_copy(update={"profile": profile or opened.profile})
     chosen = devices.choose_device(device)
     recognizer, reader = load_verifiers(config, chosen)
     return assemble(
@@ -129,7 +136,7 @@ def assemble(
     """Put an anonymizer together from loaded parts.
 
     Args:
-        config: For sizes, ratios, the threshold and the seed.
+        config: For the profile, sizes, ratios, the threshold and the seed.
         generator: With or without adapters.
         detect: Finds regions; None if they will be given.
         verifier: Lets results out.
@@ -139,6 +146,7 @@ def assemble(
     settings = config.evaluation
     policy = replace(
         Policy(),
+        treatment=TREATMENTS[config.profile],
         threshold=settings.detection_threshold if threshold is None else threshold,
         plate_threshold=settings.plate_detection_threshold if threshold is None else threshold,
         min_region_px=config.data.min_region_px,

@@ -3,7 +3,10 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from anony_pipeline.config.schema import Profile
+
 Treatment = Literal["generate", "blur", "pixelate", "solid"]
+TREATMENTS: dict[Profile, Treatment] = {"realistic": "generate", "blur": "blur", "solid": "solid"}
 
 
 @dataclass(frozen=True)

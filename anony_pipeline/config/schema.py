@@ -13,6 +13,7 @@ Positive = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
 Weight = Annotated[float, Field(ge=0)]
 KindName = Literal["face", "license_plate"]
+Profile = Literal["realistic", "blur", "solid"]
 
 
 class Section(BaseModel):
@@ -67,6 +68,10 @@ class Source(Section):
         None, description="URL or path of a zip or tar archive that is extracted to `root` if `root` is not there"
     )
     sha256: str | None = Field(None, description="the archive's sha256; required with `download` from a URL")
+    licence: str | None = Field(None, description="the images' terms, for the report and the release")
+    commercial_use: bool | None = Field(
+        None, description="whether those terms allow it; null: not known, and then a release says no"
+    )
 
 
 class Streetscape(Section):
@@ -330,6 +335,11 @@ class Config(Section):
     name: str = Field("demo", description="in titles and run names")
     seed: int = Field(0, description="all randomness is a function of seed, stream and step")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1")
+    profile: Profile = Field(
+        "realistic",
+        description="what is done to regions, as the place asks: generated ones; a blur where a face may not be "
+        "recognized as a face any more; or solid color. A release keeps the one that was judged",
+    )
     precision: Literal["fp32", "fp16", "bf16"] = Field(
         "fp32", description="fp16 needs a GPU; trained weights stay fp32"
     )

@@ -74,6 +74,23 @@ def changed(before_rgb: np.ndarray, after_rgb: np.ndarray, *, lossless: bool) ->
     return closed.astype(bool)
 
 
+def in_vain(replaced_xyxy: np.ndarray, known_xyxy: np.ndarray) -> np.ndarray:
+    """Which replaced boxes hold no region: none by half of the region, and none over half of the box.
+
+    Args:
+        replaced_xyxy: ``(N, 4)``.
+        known_xyxy: ``(M, 4)`` every annotated region.
+
+    Returns:
+        ``(N,)`` bool.
+    """
+    if not len(replaced_xyxy) or not len(known_xyxy):
+        return np.ones(len(replaced_xyxy), bool)
+    common = boxes.intersection(replaced_xyxy, known_xyxy)
+    of_either = common / np.maximum(np.minimum(boxes.area(replaced_xyxy)[:, None], boxes.area(known_xyxy)[None]), 1e-9)
+    return np.asarray(of_either.max(axis=1) < HALF)
+
+
 def covering(region_xyxy: tuple[float, float, float, float], candidates_xyxy: np.ndarray) -> int | None:
     """Which of the replaced boxes covers a region by half or more, the largest share first; None if none does.
 

@@ -552,6 +552,10 @@ class FigureMaker:
         if mask.all() and observed.outside[1]:
             made["coverage_outside"] = figure("coverage_outside", observed.outside[0] / observed.outside[1])
             made["changed_outside_masks"] = figure("changed_outside_masks", observed.unmasked / observed.outside[1])
+            if observed.replaced:
+                share = observed.besides / observed.replaced
+                interval = clopper_pearson(observed.besides, observed.replaced)
+                made["false_replacements"] = figure("false_replacements", share, n=observed.replaced, interval=interval)
         return made
 
     def _not_measured(self) -> Figures:

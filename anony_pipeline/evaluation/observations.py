@@ -37,6 +37,8 @@ class Subjects:
         images: The image's id.
         styles: The image's plate style or ``unspecified``.
         heights: Of the box, in pixels.
+        shorter_sides: Of the box, in pixels.
+        visible: Share of the region that nothing hides; 1 where unknown.
         persons: A number a known person or plate, `NOBODY` where unknown.
         serials: The original serial, None where unknown and for faces.
         traits: Names of further slices that the region is in, see `traits_of`.
@@ -46,6 +48,8 @@ class Subjects:
     images: list[int] = field(default_factory=list)
     styles: list[str] = field(default_factory=list)
     heights: list[float] = field(default_factory=list)
+    shorter_sides: list[float] = field(default_factory=list)
+    visible: list[float] = field(default_factory=list)
     persons: list[int] = field(default_factory=list)
     serials: list[str | None] = field(default_factory=list)
     traits: list[frozenset[str]] = field(default_factory=list)
@@ -59,6 +63,8 @@ class Subjects:
             self.images.append(scene.record["id"])
             self.styles.append(scene.style or "unspecified")
             self.heights.append(region.size_wh[1])
+            self.shorter_sides.append(min(region.size_wh))
+            self.visible.append(visible_share(annotation))
             self.persons.append(self._numbers.setdefault(identity, len(self._numbers)) if identity else NOBODY)
             self.traits.append(traits_of(scene.record, annotation))
             self.serials.append(annotation.get("serial") if region.kind is Kind.PLATE else None)
@@ -81,6 +87,8 @@ class Observed:
         rows: Of each region, its number in `Subjects`.
         images: Ids of the images that were judged.
         outside: Covered pixels outside all regions, and all pixels outside.
+        replaced: Replaced boxes, on images where both kinds are labelled exhaustively.
+        besides: Those of them that hold no labelled region.
         unmasked: Pixels that differ from the original though they do not count as replaced.
         crops_rgb: The first faces, aligned as attackers take them; empty if nobody attacks.
         done: Counts of what was done.
@@ -95,6 +103,8 @@ class Observed:
     rows: list[int] = field(default_factory=list)
     images: list[int] = field(default_factory=list)
     outside: tuple[int, int] = (0, 0)
+    replaced: int = 0
+    besides: int = 0
     unmasked: int = 0
     crops_rgb: list[np.ndarray] = field(default_factory=list)
     done: Counter[str] = field(default_factory=Counter)
@@ -231,6 +241,15 @@ def traits_of(image: dict[str, Any], annotation: dict[str, Any]) -> frozenset[st
     return frozenset(found)
 
 
+def visible_share(annotation: dict[str, Any]) -> float:
+    """The share of a region that nothing hides: known of procedural ones, of WIDERFace's in steps, else taken for 1."""
+    person, attributes = annotation.get("person") or {}, annotation.get("attributes") or {}
+    if "visible" in person:
+        return float(person["visible"])
+    # WIDERFace: 0 not, 1 up to 30 %, 2 more than 30 % occluded; the last may be more than half, so it counts as such.
+    return (1.0, 0.7, 0.5)[int(attributes.get("occlusion", 0))]
+
+
 def feature_crop(image_rgb: np.ndarray, region: Region) -> np.ndarray:
     """What the feature network sees of a region."""
     size_hw = FEATURE_SIZES[region.kind]
@@ -247,6 +266,9 @@ def _cover(into: Observed, scene: Scene, result: Treated) -> None:
     if result.image_rgb is not scene.image_rgb:
         into.unmasked += int((~masked & (scene.image_rgb != result.image_rgb).any(axis=2)).sum())
     covered = coverage.cover(boxes_of(regions), masked, known)
+    if not scene.record.get("not_exhaustive_category_ids"):
+        into.replaced += len(candidates)
+        into.besides += int(coverage.in_vain(candidates, known).sum())
     into.shares += covered.shares.tolist()
     into.outside = (into.outside[0] + covered.outside_covered, into.outside[1] + covered.outside)
     for region in regions:

@@ -23,11 +23,13 @@ class Release:
         folder: The release; None if it was refused, and then nothing was written.
         version: The sha256 of the release's manifest, or of the checkpoint's if it was refused.
         reasons: Why it was refused.
+        commercial_use: Whether the terms of all that it was trained with allow it; unknown terms don't.
     """
 
     folder: Path | None
     version: str
     reasons: tuple[str, ...] = ()
+    commercial_use: bool = False
 
     @property
     def released(self) -> bool:
@@ -55,6 +57,12 @@ def release(checkpoint: Path, card_file: Path, output: Path) -> Release:
     if reasons := reasons_against(card, version):
         return Release(None, version, reasons)
     facts = {name: value for name, value in manifest.items() if name != "files"}
+    facts |= {
+        "released_from": {"checkpoint": checkpoint.name, "sha256": version},
+        "profile": card.profile,
+        "commercial_use": card.commercial_use is True,
+        "licences": [terms.model_dump() for terms in card.licences if terms.trained_with],
+    }
     with atomic.folder(output) as part:
         for name in manifest["files"]:
             if not name.startswith(LEFT_BEHIND):
@@ -63,8 +71,8 @@ def release(checkpoint: Path, card_file: Path, output: Path) -> Release:
         atomic.write_text(part / CONFIG, loading.dump_for_others(loading.load([checkpoint / CONFIG])))
         shown = card.model_copy(update={"command": shlex.join(map(_last_part, shlex.split(card.command)))})
         atomic.write_json(part / scorecard.NAME, shown.model_dump(mode="json", exclude_none=False))
-        released = manifests.write(part, {**facts, "released_from": {"checkpoint": checkpoint.name, "sha256": version}})
-    return Release(output, released)
+        released = manifests.write(part, facts)
+    return Release(output, released, commercial_use=card.commercial_use is True)
 
 
 def _last_part(argument: str) -> str:

@@ -1,10 +1,16 @@
-"""The scorecard's schema, format ``anony_pipeline.scorecard/1``: who was judged, on what, by whom, with what result."""
+"""The scorecard's schema, format ``anony_pipeline.scorecard/2``: who was judged, on what, by whom, with what result.
 
-from typing import Literal, NamedTuple
+A scorecard of format 1 is read as one of format 2 that does not know its profile, its licences and the inspection.
+"""
+
+from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-FORMAT: Literal["anony_pipeline.scorecard/1"] = "anony_pipeline.scorecard/1"
+from anony_pipeline.config.schema import Profile
+
+FORMAT: Literal["anony_pipeline.scorecard/2"] = "anony_pipeline.scorecard/2"
+READABLE = ("anony_pipeline.scorecard/1", FORMAT)
 ANONYMIZER = "anonymizer"
 REAL_HALVES = "real_halves"
 OVERALL = "overall"
@@ -59,6 +65,9 @@ METRICS: dict[str, Metric] = {
         "lower",
         "changed besides",
         "pixels that differ though they were not to be replaced, over those outside all regions",
+    ),
+    "false_replacements": Metric(
+        "lower", "replaced in vain", "share of replaced boxes that hold no labelled face or plate"
     ),
     "attributes": Metric("higher", "attributes kept", "pose, expression and age as before"),
     "attack_parrot": Metric(
@@ -189,6 +198,44 @@ class Gate(Part):
     reason: str | None = None
 
 
+class Licence(Part):
+    """The terms of some data or weights.
+
+    Attributes:
+        what: images, generator, recognizer ...
+        name: Which.
+        licence: Its terms; None if not known.
+        commercial_use: Whether they allow it, to our reading; None if not known.
+        trained_with: Whether the anonymizer learned from it or holds it; the others only judged.
+    """
+
+    what: str
+    name: str
+    licence: str | None
+    commercial_use: bool | None
+    trained_with: bool
+
+
+class Requirement(Part):
+    """A number that a standard asks for.
+
+    Attributes:
+        name: What is counted or measured.
+        value: The count or rate; None if it is not measured.
+        rule: ``at least``, ``at most``, or who answers it.
+        bound: What is asked for; None if it is no number.
+        holds: None if nobody knows.
+        reason: Why there is no value, or why it holds or not.
+    """
+
+    name: str
+    value: float | None = None
+    rule: str
+    bound: float | None = None
+    holds: bool | None = None
+    reason: str | None = None
+
+
 class Subject(Part):
     """What was judged.
 
@@ -221,7 +268,7 @@ class DataFacts(Part):
 class Scorecard(Part):
     """The figures of one checkpoint on one data set."""
 
-    format: Literal["anony_pipeline.scorecard/1"] = FORMAT
+    format: Literal["anony_pipeline.scorecard/2"] = FORMAT
     name: str
     subject: Subject
     data: DataFacts
@@ -235,8 +282,18 @@ class Scorecard(Part):
         None, description="None: all styles, and `overall` is of this run"
     )
     overall_of_this_run: bool = True
+    profile: Profile | None = Field(None, description="what was done to regions; None: not known")
+    licences: tuple[Licence, ...] = Field((), description="terms of data and weights; empty: not known")
+    inspection: tuple[Requirement, ...] = Field((), description="the numbers of GB/T 44464-2024")
     attackers: dict[str, str | int] | None = Field(None, description="what trained attackers could spend; None: none")
     command: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_an_earlier_format(cls, content: Any) -> Any:  # noqa: ANN401 - any JSON value
+        if isinstance(content, dict) and content.get("format") in READABLE:
+            return {**content, "format": FORMAT}
+        return content
 
     def row(
         self,
@@ -256,3 +313,9 @@ class Scorecard(Part):
     def passed(self) -> bool:
         """Whether every gate holds."""
         return all(gate.passed for gate in self.gates)
+
+    @property
+    def commercial_use(self) -> bool | None:
+        """Whether the terms of all that it was trained with allow it; unknown ones don't. None if none are listed."""
+        terms = [licence.commercial_use is True for licence in self.licences if licence.trained_with]
+        return all(terms) if terms else None

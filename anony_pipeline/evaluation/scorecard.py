@@ -21,7 +21,7 @@ from anony_pipeline.config.schema import Config, Gates
 from anony_pipeline.datasets import loaders
 from anony_pipeline.datasets.coco import CocoSet
 from anony_pipeline.errors import AnonyPipelineError, DatasetError
-from anony_pipeline.evaluation import attacks, baselines, comparison, report
+from anony_pipeline.evaluation import attacks, baselines, comparison, inspection, licences, report
 from anony_pipeline.evaluation.figures import TRAITS, Evidence, FigureMaker
 from anony_pipeline.evaluation.judges import PANELS, Judges, found_above, load_judges
 from anony_pipeline.evaluation.methods import Method
@@ -30,6 +30,7 @@ from anony_pipeline.evaluation.run import Picture, Run, memorized, subset
 from anony_pipeline.evaluation.schema import (
     ANONYMIZER,
     OVERALL,
+    READABLE,
     REAL_HALVES,
     DataFacts,
     Figure,
@@ -137,10 +138,15 @@ def load(path: UPath | Path) -> Scorecard:
         raise AnonyPipelineError(
             "the scorecard can't be read",
             where=path,
-            got=str(error).splitlines()[0],
-            allowed="a scorecard.json of this version",
+            got=_first_of(error) if isinstance(error, ValidationError) else str(error).splitlines()[0],
+            allowed=f"a scorecard.json of format {' or '.join(READABLE)}",
             do="evaluate the checkpoint again",
         ) from error
+
+
+def _first_of(error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}, not {str(first['input'])[:80]}"
 
 
 def merged(old: Scorecard | None, new: Scorecard) -> Scorecard:
@@ -153,11 +159,12 @@ def merged(old: Scorecard | None, new: Scorecard) -> Scorecard:
     fits = old is not None and (old.subject, old.data, _cards(old)) == (new.subject, new.data, _cards(new))
     names = {f"style:{style}" for style in new.styles_of_this_run or ()}
     kept = tuple(row for row in old.rows if row.slice not in names) if old is not None and fits else ()
-    gates = old.gates if old is not None and fits else new.gates
+    whole = old if old is not None and fits else new
     rows = kept + tuple(row for row in new.rows if row.slice in names)
     if not kept:
         rows += tuple(row for row in new.rows if row.slice == OVERALL)
-    return new.model_copy(update={"rows": rows, "gates": gates, "overall_of_this_run": False})
+    kept_facts = {"gates": whole.gates, "inspection": whole.inspection}
+    return new.model_copy(update={"rows": rows, **kept_facts, "overall_of_this_run": False})
 
 
 def _cards(card: Scorecard) -> dict[str, str]:
@@ -304,6 +311,11 @@ def summarize(
         styles_of_this_run=None if styles is None else tuple(styles),
         overall_of_this_run=styles is None,
         attackers=attacks.facts(config),
+        profile=config.profile if subject.kind == "checkpoint" else None,
+        licences=(licences.of_checkpoint if subject.kind == "checkpoint" else licences.of_judges)(config),
+        inspection=inspection.requirements(
+            evidence, f"{ANONYMIZER}/detected", config.profile if subject.kind == "checkpoint" else None
+        ),
         command=command,
     )
 

@@ -11,6 +11,7 @@ import torch
 from upath import UPath
 
 from anony_pipeline.errors import MediaError
+from anony_pipeline.ops import xmp
 from anony_pipeline.storage import atomic
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
@@ -60,14 +61,22 @@ def decode(data: bytes, where: object = "bytes") -> np.ndarray:
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
-def write(path: Path | UPath, image_rgb: np.ndarray, *, quality: int = 95, mode: int | None = None) -> None:
-    """Write an ``(H, W, 3)`` uint8 RGB image under its name when it is complete; no metadata is written.
+def write(
+    path: Path | UPath,
+    image_rgb: np.ndarray,
+    *,
+    quality: int = 95,
+    mode: int | None = None,
+    packet: bytes | None = None,
+) -> None:
+    """Write an ``(H, W, 3)`` uint8 RGB image under its name when it is complete; no other metadata is written.
 
     Args:
         path: The suffix chooses the format; ``.png`` is lossless.
         image_rgb: The image.
         quality: JPEG and WebP quality in ``[1, 100]``.
         mode: Permission bits, ``0o600`` for private images.
+        packet: XMP; it is left out where the format has no place for it (see `xmp.SUFFIXES`).
 
     Raises:
         MediaError: If the format is unknown, or the disk refuses the file.
@@ -81,8 +90,9 @@ def write(path: Path | UPath, image_rgb: np.ndarray, *, quality: int = 95, mode:
     if suffix not in SUFFIXES:
         raise MediaError("unknown image format", where=path, got=suffix or "no suffix", allowed=" ".join(SUFFIXES))
     _, encoded = cv2.imencode(suffix, cv2.cvtColor(image_rgb, cv2.COLOR_RGB2BGR), options.get(suffix, []))
+    data = encoded.tobytes()
     try:
-        atomic.write_bytes(path, encoded.tobytes(), mode)
+        atomic.write_bytes(path, xmp.insert(data, packet) if packet and suffix in xmp.SUFFIXES else data, mode)
     except OSError as error:
         raise MediaError(
             "the image can't be written", where=path, got=error.strerror, do="check free space and permissions"

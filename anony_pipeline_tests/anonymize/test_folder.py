@@ -1,4 +1,5 @@
 import json
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -6,8 +7,9 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
-from anony_pipeline.anonymize import folder
-from anony_pipeline.anonymize.anonymizer import Anonymizer
+from anony_pipeline.anonymize import folder, marking
+from anony_pipeline.anonymize.anonymizer import Anonymized, Anonymizer
+from anony_pipeline.anonymize.ledger import LedgerRow
 from anony_pipeline.anonymize.loading import Checkpoint, open_checkpoint
 from anony_pipeline.anonymize.policy import Policy
 from anony_pipeline.anonymize.verifying import Verifier
@@ -22,12 +24,14 @@ def opened(monkeypatch):
     """A checkpoint whose detector finds one face in each image, and whose policy is solid."""
     used = []
 
-    def load(checkpoint, device, *, threshold=None):
+    def load(checkpoint, device, *, threshold=None, profile=None):
         used.append(threshold)
         detect = lambda images, threshold: [[Region(Kind.FACE, (10, 10, 30, 40), score=0.8)] for _ in images]  # noqa: E731
         return Anonymizer(None, Verifier(None, None, 0.4), detect=detect, policy=Policy(treatment="solid"))
 
-    monkeypatch.setattr(folder, "open_checkpoint", lambda path: Checkpoint(path, None, {}, "c" * 64))
+    monkeypatch.setattr(
+        folder, "open_checkpoint", lambda path: Checkpoint(path, None, {"profile": "realistic"}, "c" * 64)
+    )
     monkeypatch.setattr(folder, "load_anonymizer", load)
     return used
 
@@ -135,7 +139,9 @@ def test_the_same_folder_by_another_name_is_refused_too(opened, source, tmp_path
 
 def test_an_output_of_another_checkpoint_is_not_continued(opened, source, tmp_path, monkeypatch):
     folder.anonymize_folder([source], tmp_path / "ckpt", tmp_path / "out")
-    monkeypatch.setattr(folder, "open_checkpoint", lambda path: Checkpoint(path, None, {}, "d" * 64))
+    monkeypatch.setattr(
+        folder, "open_checkpoint", lambda path: Checkpoint(path, None, {"profile": "realistic"}, "d" * 64)
+    )
     with pytest.raises(PrivacyError, match="anonymized otherwise"):
         folder.anonymize_folder([source], tmp_path / "ckpt", tmp_path / "out")
 
@@ -218,3 +224,26 @@ def test_a_folder_without_a_manifest_is_no_checkpoint(tmp_path):
     (tmp_path / "step_000001" / "manifest.json").write_text('{"format": "other", "files": {}}')
     with pytest.raises(CheckpointError, match="no checkpoint of this version"):
         open_checkpoint(tmp_path / "step_000001")
+
+
+def test_the_mark_of_what_was_generated_goes_where_a_format_has_a_place_for_it(source, tmp_path, monkeypatch):
+    def anonymize_batch(jobs):
+        row = LedgerRow.begun(0, Region(Kind.FACE, (10, 10, 30, 40)), (10, 10, 30, 40))
+        done = {"a.png": "generated", "deep/b.png": "solid", "deep/er/c.jpg": "generated", "d.bmp": "generated"}
+        return [Anonymized(job.image_rgb, [row.changed(method=done[job.name])]) for job in jobs]
+
+    cv2.imwrite(str(source / "d.bmp"), IMAGE)
+    monkeypatch.setattr(folder, "open_checkpoint", lambda path: Checkpoint(path, None, {"profile": "solid"}, "c" * 64))
+    monkeypatch.setattr(folder, "load_anonymizer", lambda *_, **__: SimpleNamespace(anonymize_batch=anonymize_batch))
+    report = folder.anonymize_folder([source], tmp_path / "ckpt", tmp_path / "out")
+    marked = {path.name: marking.SOURCE_TYPE.encode() in path.read_bytes() for path in (tmp_path / "out").rglob("*.*g")}
+    assert marked == {"a.png": True, "b.png": False, "c.jpg": True}
+    assert report.unmarked == ["d.bmp"]
+    np.testing.assert_array_equal(cv2.imread(str(tmp_path / "out" / "a.png")), IMAGE)
+    assert "DigitalSourceType" in Image.open(tmp_path / "out" / "deep" / "er" / "c.jpg").info["xmp"].decode()
+
+
+def test_another_profile_does_not_go_on_in_the_same_folder(opened, source, tmp_path):
+    folder.anonymize_folder([source], tmp_path / "ckpt", tmp_path / "out", profile="solid")
+    with pytest.raises(PrivacyError, match="anonymized otherwise"):
+        folder.anonymize_folder([source], tmp_path / "ckpt", tmp_path / "out", profile="blur")

@@ -1,11 +1,14 @@
-"""What is released names no folder of the machine that made it."""
+"""A release takes along what was judged, the profile and the terms, and names no folder of the machine that made it."""
 
 import json
 
+import pytest
+
 from anony_pipeline.anonymize.loading import open_checkpoint
 from anony_pipeline.config import loading
+from anony_pipeline.errors import AnonyPipelineError
 from anony_pipeline.evaluation import release, scorecard
-from anony_pipeline.evaluation.schema import Gate, Subject
+from anony_pipeline.evaluation.schema import FORMAT, Gate, Licence, Subject
 from anony_pipeline.storage import atomic, manifests
 from anony_pipeline_tests.evaluation.test_comparison import card
 from anony_pipeline_tests.training import tiny
@@ -57,3 +60,71 @@ def test_a_release_is_opened_with_the_weights_of_the_machine_that_it_came_to(tmp
     assert opened.face_steps == 2
     assert opened.model.generator.face_size == trained.model.generator.face_size
     assert open_checkpoint(tmp_path / "release").config.model.generator.diffusers.model_id == "sd2"
+
+
+def gate(passed):
+    reason = None if passed else "0.3 is not at most 0.01"
+    return Gate(
+        name="plate_leak_rate",
+        metric="plate_leak_rate",
+        passed=passed,
+        value=0.3,
+        bound=0.01,
+        rule="at most",
+        reason=reason,
+    )
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    """A checkpoint with what leaves and what stays, and a function that writes its scorecard."""
+    folder = tmp_path / "step_000040"
+    for name in ("adapters/face/lora.safetensors", "optimizer.safetensors", "state.json"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(name)
+    (folder / "config.yaml").write_text(loading.dump(tiny.make_config(tmp_path), folder))
+    manifests.write(folder, {"format": "anony_pipeline.checkpoint/1", "step": 40})
+
+    def judge(passed=True, **changes):
+        made = card(40).model_copy(update={"gates": (gate(passed),), **changes})
+        subject = made.subject.model_copy(update={"sha256": manifests.sha256_of(folder / manifests.NAME)})
+        scorecard.save(made.model_copy(update={"subject": subject}), tmp_path)
+        return release.release(folder, tmp_path / "scorecard.json", tmp_path / "release")
+
+    return judge
+
+
+def terms(commercial_use):
+    return (Licence(what="images", name="pp4av", licence="some", commercial_use=commercial_use, trained_with=True),)
+
+
+@pytest.mark.parametrize("commercial_use", [True, False])
+def test_the_profile_and_the_terms_go_along(checkpoint, tmp_path, commercial_use):
+    done = checkpoint(profile="blur", licences=terms(commercial_use))
+    assert (done.released, done.commercial_use) == (True, commercial_use)
+    manifest = manifests.read(tmp_path / "release")
+    assert (manifest["profile"], manifest["commercial_use"]) == ("blur", commercial_use)
+    assert manifest["licences"][0]["name"] == "pp4av"
+    assert set(manifest["files"]) == {"adapters/face/lora.safetensors", "config.yaml", "scorecard.json"}
+
+
+def test_unknown_terms_do_not_allow_commercial_use(checkpoint, tmp_path):
+    assert not checkpoint().commercial_use
+    assert manifests.read(tmp_path / "release")["commercial_use"] is False
+
+
+def test_a_failed_gate_says_by_how_much_and_nothing_is_written(checkpoint, tmp_path):
+    done = checkpoint(passed=False)
+    assert done.reasons == ("gate plate_leak_rate: 0.3 is not at most 0.01",)
+    assert not (tmp_path / "release").exists()
+
+
+def test_a_scorecard_of_format_1_is_read_and_one_of_a_later_format_is_refused_by_name(tmp_path):
+    file = tmp_path / "scorecard.json"
+    content = json.loads(card().model_dump_json(exclude={"profile", "licences", "inspection"}))
+    file.write_text(json.dumps({**content, "format": "anony_pipeline.scorecard/1"}))
+    found = scorecard.load(file)
+    assert (found.format, found.profile, found.commercial_use) == (FORMAT, None, None)
+    file.write_text(json.dumps({**content, "format": "anony_pipeline.scorecard/9"}))
+    with pytest.raises(AnonyPipelineError, match="scorecard/9"):
+        scorecard.load(file)

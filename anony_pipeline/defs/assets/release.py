@@ -24,6 +24,7 @@ def released_anonymizer(context: dg.AssetExecutionContext, experiment: Experimen
     return dg.MaterializeResult(
         metadata={
             "released": result.released,
+            "commercial_use": result.commercial_use,
             "refused_because": "; ".join(result.reasons) or "nothing: every gate passed",
             **({"folder": metadata.path(result.folder)} if result.folder else {}),
         },
