@@ -2,8 +2,10 @@
 
 import base64
 import dataclasses
+import inspect
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +16,7 @@ from anony_pipeline.config.schema import Config
 if TYPE_CHECKING:
     import numpy as np
 
+    from anony_pipeline.datasets.coco import CocoSet
     from anony_pipeline.evaluation.schema import Figure, Gate, Row, Scorecard
     from anony_pipeline.targets.report import TargetReport
 
@@ -55,6 +58,46 @@ def table(rows: Sequence[dict[str, Any]]) -> dg.MetadataValue:
             for row in rows[:TABLE_ROWS]
         ]
     )
+
+
+COLUMN_SCHEMA = "dagster/column_schema"
+"""Where Dagster's pages look for the columns of what an asset holds."""
+
+
+def columns(described: Mapping[str, tuple[str, str]]) -> dg.TableSchema:
+    """What the columns of an asset's rows are: name to type and meaning."""
+    return dg.TableSchema([dg.TableColumn(name, kind, text) for name, (kind, text) in described.items()])
+
+
+def columns_of(record: type) -> dg.TableSchema:
+    """The columns of rows that are a dataclass's fields, with the meanings that its docstring gives them."""
+    section = (inspect.getdoc(record) or "").partition("Attributes:\n")[2]
+    meanings = dict(re.findall(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", section, re.MULTILINE))
+    return columns(
+        {
+            field.name: (getattr(field.type, "__name__", str(field.type)), " ".join(meanings[field.name].split()))
+            for field in dataclasses.fields(record)
+        }
+    )
+
+
+def of_unified(splits: Mapping[str, "CocoSet"], config: Config) -> dict[str, Any]:
+    """Class balance of the splits in numbers and by plate style; some labelled images if all are procedural."""
+    from anony_pipeline.datasets import overview
+    from anony_pipeline.ops import images
+
+    by_style = {split: overview.balance_by_style(coco) for split, coco in splits.items()}
+    totals = {split: sum(found.values(), start=overview.Balance()) for split, found in by_style.items()}
+    rows = [
+        {"plate style": style} | numbers({split: found[style] for split, found in by_style.items() if style in found})
+        for style in sorted({style for found in by_style.values() for style in found})
+    ]
+    shown = {**numbers(totals), "balance": table(rows)}
+    if is_procedural(config):
+        pictures = overview.labelled(splits["train"], 12)
+        height, width = pictures[0].shape[:2]
+        shown["labelled images"] = picture(images.sheet(pictures, (height, width), columns=4), "labelled images")
+    return shown
 
 
 def is_procedural(config: Config) -> bool:
@@ -112,6 +155,15 @@ def headline(card: "Scorecard") -> dict[str, Any]:
     return of_row(row, list(row.figures) if row is not None else [])
 
 
+def scorecard_columns() -> dg.TableSchema:
+    """What the scorecard's figures mean, and whether more or less of each is better."""
+    from anony_pipeline.evaluation.schema import METRICS
+
+    return columns(
+        {name: ("float", f"{metric.meaning}; {metric.better} is better") for name, metric in METRICS.items()}
+    )
+
+
 def scorecard_table(card: "Scorecard") -> dg.MetadataValue:
     """A row a method, overall, with the reason where there is no figure."""
     return table(
@@ -146,6 +198,9 @@ def of_targets(report: "TargetReport", config: Config) -> dict[str, Any]:
     }
     if report.manifest is not None:
         shown["manifest"] = path(report.manifest)
+    from anony_pipeline.targets.store import TargetRecord
+
+    shown[COLUMN_SCHEMA] = columns_of(TargetRecord)
     shown |= {"method": report.method} | {f"failed/{reason}": count for reason, count in report.failed.items()}
     if is_procedural(config) and report.examples:
         from anony_pipeline.ops import images

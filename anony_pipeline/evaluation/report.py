@@ -13,6 +13,7 @@ from rich.table import Table
 
 from anony_pipeline.evaluation import plots
 from anony_pipeline.evaluation.schema import ANONYMIZER, METRICS, OVERALL, REAL_HALVES, Figure, Row, Scorecard
+from anony_pipeline.ops import images
 
 TEMPLATES = Path(__file__).parent / "templates"
 Shown = tuple[str, np.ndarray, Mapping[str, np.ndarray]]
@@ -57,6 +58,7 @@ TITLES = {
     REAL_HALVES: "originals, half against half",
     "none": "none (the originals)",
 }
+SHEET_CELL_HW = (64, 192)
 PICTURED = ("none", f"{ANONYMIZER}/detected", "base", "fit", "blur", "other_face")
 
 
@@ -108,6 +110,23 @@ def _caption(card: Scorecard) -> str:
 def overall_rows(card: Scorecard) -> list[Row]:
     """The rows of the first table: overall, by the held-out judges."""
     return [row for row in card.rows if row.slice == OVERALL and row.panel == "held_out"]
+
+
+def before_and_after(pictures: Sequence[Shown]) -> np.ndarray:
+    """A sheet of each region as it was and as the anonymizer made it, side by side, ``(H, W, 3)`` uint8.
+
+    Args:
+        pictures: As `render` takes them; faces and plates differ in width, so each pair is brought to one.
+    """
+    pairs = [side for _, before, after in pictures for side in (before, after.get(f"{ANONYMIZER}/detected", before))]
+    return images.sheet([_in_cell(side) for side in pairs], SHEET_CELL_HW, columns=6)
+
+
+def _in_cell(picture: np.ndarray) -> np.ndarray:
+    height, width = SHEET_CELL_HW
+    shown = images.resize(picture, (height, min(width, round(picture.shape[1] * height / picture.shape[0]))))
+    rest = width - shown.shape[1]
+    return np.pad(shown, ((0, 0), (rest // 2, rest - rest // 2), (0, 0)), constant_values=255)
 
 
 def render(card: Scorecard, pictures: Sequence[Shown] = (), history: Sequence[Scorecard] = ()) -> str:

@@ -44,6 +44,7 @@ from anony_pipeline.evaluation.schema import (
 )
 from anony_pipeline.models import lora
 from anony_pipeline.models.generator import Generator
+from anony_pipeline.ops import images
 from anony_pipeline.plates.styles import configured_styles
 from anony_pipeline.runtime import device as devices
 from anony_pipeline.runtime import seeding
@@ -52,6 +53,7 @@ from anony_pipeline.structures.regions import Kind
 
 NAME = "scorecard.json"
 REPORT = Path("report") / "index.html"
+EXAMPLES = Path("report") / "before_and_after.jpg"
 HISTORY = "scorecards"
 """Where the scorecards of all judged checkpoints are kept, beside the newest one."""
 MIN_PROBES = 500
@@ -106,10 +108,12 @@ def evaluate(
 
 
 def save(card: Scorecard, folder: UPath | Path, pictures: Sequence[Picture] = ()) -> None:
-    """Write the scorecard and its page."""
+    """Write the scorecard, its page, and a sheet of the pictures if there are some."""
     atomic.write_json(folder / NAME, card.model_dump(mode="json", exclude_none=False))
     shown = [(picture.name, picture.before_rgb, picture.after_rgb) for picture in pictures]
     atomic.write_text(folder / REPORT, report.render(card, shown, history_of(card, folder)))
+    if shown:
+        images.write(folder / EXAMPLES, report.before_and_after(shown))
 
 
 def history_of(card: Scorecard, folder: UPath | Path) -> list[Scorecard]:

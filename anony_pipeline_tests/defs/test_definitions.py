@@ -1,7 +1,9 @@
 """The graph reads like the method, loads fast, and never pickles."""
 
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import dagster as dg
 import pytest
@@ -77,6 +79,22 @@ def test_an_asset_stands_on_what_it_is_made_of(key):
 @pytest.mark.parametrize("key", sorted(SPECS))
 def test_every_asset_says_what_it_is(key):
     assert SPECS[key].description
+
+
+@pytest.mark.parametrize("key", sorted(SPECS))
+def test_every_asset_has_an_owner_and_leads_to_its_code(key):
+    assert len(SPECS[key].owners) == 1
+    if key == "checkpoints":
+        return  # made by others' runs, by no function of its own
+    (place,) = SPECS[key].metadata["dagster/code_references"].code_references
+    source = Path(place.file_path).read_text()
+    assert key in source
+    assert re.match(r"@dg\.(multi_|graph_)?asset\(", source.splitlines()[place.line_number - 1])
+
+
+def test_who_trains_does_not_judge():
+    owners = {group: {owner for key in keys for owner in SPECS[key].owners} for group, keys in GROUPS.items()}
+    assert not owners["training"] & (owners["judges"] | owners["evaluation"] | owners["release"])
 
 
 def test_all_assets_by_style_share_one_definition_and_run_in_one_step():

@@ -6,8 +6,9 @@ import dataclasses
 import numpy as np
 
 from anony_pipeline.defs import metadata
-from anony_pipeline.evaluation.schema import Row, figure, null
+from anony_pipeline.evaluation.schema import METRICS, Row, figure, null
 from anony_pipeline.ops import images
+from anony_pipeline.targets.store import TargetRecord
 
 
 @dataclasses.dataclass
@@ -70,3 +71,17 @@ def test_a_figure_that_is_null_shows_its_reason():
         "coverage/reason": "not in the scorecard",
     }
     assert metadata.of_row(None, ["fid"]) == {"fid/reason": "not in the scorecard"}
+
+
+def test_the_columns_of_a_record_are_its_fields_with_the_meanings_of_its_docstring():
+    columns = {column.name: column for column in metadata.columns_of(TargetRecord).columns}
+    assert list(columns) == [field.name for field in dataclasses.fields(TargetRecord)]
+    assert columns["serial"].type == "str | None"
+    assert columns["anchor_file"].description.startswith("PNG of the rendered serial in place")
+    assert all(column.description for column in columns.values())
+
+
+def test_the_scorecards_columns_say_what_is_better():
+    columns = {column.name: column.description for column in metadata.scorecard_columns().columns}
+    assert set(columns) == set(METRICS)
+    assert columns["coverage"] == "share of regions covered by half or more; higher is better"

@@ -23,6 +23,17 @@ def test_one_run_materializes_every_asset_and_every_style(done):
     assert [what for what, *_ in done.house.asked] == ["train", "train", "evaluate"], "models load once for all styles"
 
 
+def test_the_class_balance_is_shown_and_no_picture_of_real_people(done):
+    shown = latest(done.instance, "unified_coco").metadata
+    assert {name: shown[name].value for name in ("train/images", "train/faces", "val/plates")} == {
+        "train/images": 2,
+        "train/faces": 0,
+        "val/plates": 2,
+    }
+    assert [record.data["plate style"] for record in shown["balance"].records] == ["FR", "unspecified"]
+    assert "labelled images" not in shown
+
+
 def of_styles(done, key):
     """The metadata of an asset's materializations by plate style."""
     events = done.result.asset_materializations_for_node("judged")

@@ -180,7 +180,6 @@ def test_a_restart_between_ticks_asks_for_nothing_twice(house, tmp_path):
     with dg.instance_for_test(temp_dir=home) as instance:
         assert f"the run {run.run_id} of evaluate is under way" in tick(house, instance).skip_message
         instance.report_run_failed(run)
-    with dg.instance_for_test(temp_dir=home) as instance:
         assert tick(house, instance).run_requests[0].run_key == asked.run_key.removesuffix("1") + "2"
         judge(house, checkpoint)
         assert isinstance(tick(house, instance), dg.SkipReason)

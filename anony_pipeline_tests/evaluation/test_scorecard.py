@@ -2,6 +2,7 @@ import json
 import re
 import shutil
 
+import numpy as np
 import pytest
 
 from anony_pipeline.anonymize.anonymizer import Anonymizer
@@ -14,6 +15,7 @@ from anony_pipeline.errors import AnonyPipelineError
 from anony_pipeline.evaluation import baselines, report, scorecard
 from anony_pipeline.evaluation.run import memorized
 from anony_pipeline.evaluation.schema import Figure, Row, figure, null
+from anony_pipeline.ops import images
 from anony_pipeline.plates.styles import load_styles
 from anony_pipeline_tests.evaluation import street
 
@@ -76,6 +78,7 @@ def test_evaluate_writes_a_scorecard_that_reads_back_and_a_page_that_stands_alon
     page = (folder / "report" / "index.html").read_text()
     assert not re.search(r"(src|href)=.?https?:|<script|<link", page)
     assert page.count("data:image/") > 10
+    assert images.read(folder / scorecard.EXAMPLES).shape[1] == 6 * 194
     assert "a" * 64 in page
 
 
@@ -143,6 +146,16 @@ def test_real_images_give_no_picture(judged):
     card = evaluate("real", ["FR"], real)
     assert not card.data.procedural
     assert "data:image/" not in (root / "real" / "report" / "index.html").read_text()
+    assert not (root / "real" / scorecard.EXAMPLES).exists()
+
+
+def test_a_sheet_shows_regions_before_and_after_at_their_own_aspect():
+    face, plate = np.full((96, 96, 3), 10, np.uint8), np.full((96, 288, 3), 20, np.uint8)
+    page = report.before_and_after([("face", face, {"anonymizer/detected": face + 100}), ("plate", plate, {})])
+    assert page[30, 96, 0] == 10
+    assert page[30, 2, 0] == 255, "a face is not stretched"
+    assert page[30, 96 + 194, 0] == 110
+    assert page[30, 2 * 194 + 2, 0] == page[30, 3 * 194 + 2, 0] == 20
 
 
 def row_with(**values):

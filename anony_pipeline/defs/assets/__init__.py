@@ -1,8 +1,21 @@
 """The assets, a module for each group."""
 
+import dagster as dg
+
 from anony_pipeline.defs.assets import datasets, evaluation, judges, plates, release, targets, training
 
-ALL = [
+OWNERS = {
+    "datasets": "team:data",
+    "plates": "team:data",
+    "targets": "team:data",
+    "training": "team:training",
+    "judges": "team:privacy",
+    "evaluation": "team:privacy",
+    "release": "team:privacy",
+}
+"""Who answers for a group. Whoever trains does not judge."""
+
+_ASSETS = [
     datasets.raw_data,
     datasets.unified_coco,
     plates.plate_samples,
@@ -19,3 +32,11 @@ ALL = [
     release.released_anonymizer,
     release.anonymized_dataset,
 ]
+
+ALL = list(
+    dg.map_asset_specs(
+        lambda spec: spec.merge_attributes(owners=[OWNERS[str(spec.group_name)]]),
+        dg.with_source_code_references(_ASSETS),
+    )
+)
+"""With their owners, and the places in the code where they are made."""

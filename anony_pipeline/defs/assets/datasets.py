@@ -45,10 +45,32 @@ def raw_data(context: dg.AssetExecutionContext, experiment: Experiment) -> Itera
         )
 
 
-@dg.asset(group_name=GROUP, deps=list(RAW), kinds={"coco"}, automation_condition=ON_CHANGED_DATA)
+COLUMNS = {
+    "id": ("int", "The annotation's number."),
+    "image_id": ("int", "Its image's number in `images`."),
+    "category_id": ("int", "1 is a face, 2 a license plate."),
+    "bbox": ("list[float]", "x, y, width and height in pixels."),
+    "area": ("float", "Of the box, in square pixels."),
+    "iscrowd": ("int", "1 counts neither as found nor as missed."),
+    "attributes": ("dict", "WIDERFace's six attributes, where the source has them."),
+    "identity": ("str", "Whose face it is, where that is known: procedural data alone."),
+    "serial": ("str", "The plate's text, where that is known: procedural data alone."),
+    "quad": ("list[list[float]]", "A plate's corners in pixels, clockwise from its own top left, where known."),
+    "landmarks": ("list[list[float]]", "A face's eyes, nose and corners of the mouth in pixels, where known."),
+}
+"""Of the unified files' `annotations`."""
+
+
+@dg.asset(
+    group_name=GROUP,
+    deps=list(RAW),
+    kinds={"coco"},
+    automation_condition=ON_CHANGED_DATA,
+    metadata={metadata.COLUMN_SCHEMA: metadata.columns(COLUMNS)},
+)
 def unified_coco(context: dg.AssetExecutionContext, experiment: Experiment) -> dg.MaterializeResult:
     """All sources in one COCO file a split: categories `face` and `license_plate`, boxes in pixels."""
-    from anony_pipeline.datasets import unify
+    from anony_pipeline.datasets import loaders, unify
     from anony_pipeline.datasets.sources import SPLITS
     from anony_pipeline.storage import manifests
 
@@ -69,6 +91,7 @@ def unified_coco(context: dg.AssetExecutionContext, experiment: Experiment) -> d
             unchanged.MADE_OF: now,
             "made": report is not None,
             **(metadata.numbers(report) if report else {}),
+            **metadata.of_unified({split: loaders.open_split(config, split) for split in SPLITS}, config),
             "folder": metadata.path(config.paths.unified),
         },
         data_version=dg.DataVersion(version()),

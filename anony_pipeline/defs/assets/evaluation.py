@@ -136,6 +136,8 @@ def scorecard(context: dg.AssetExecutionContext, experiment: Experiment) -> dg.M
         metadata={
             **figures,
             "figures": metadata.scorecard_table(card),
+            metadata.COLUMN_SCHEMA: metadata.scorecard_columns(),
+            **_examples(config),
             "passed": card.passed,
             "checkpoint": metadata.path(checkpoint),
             "report": metadata.path(output / "report" / "index.html"),
@@ -144,3 +146,13 @@ def scorecard(context: dg.AssetExecutionContext, experiment: Experiment) -> dg.M
         data_version=dg.DataVersion(card.subject.sha256),
         check_results=[metadata.gate_result(gate) for gate in card.gates],
     )
+
+
+def _examples(config: Config) -> dict[str, dg.MetadataValue]:
+    """Regions before and after, where all pictures are procedural."""
+    from anony_pipeline.evaluation import scorecard as scorecards
+
+    file = location(config.paths.outputs) / scorecards.EXAMPLES
+    if not (metadata.is_procedural(config) and file.exists()):
+        return {}
+    return {"before and after": metadata.picture_file(file, "before and after")}
