@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
+from upath import UPath
 
 from anony_pipeline.config.schema import Config
 
@@ -123,7 +124,7 @@ def picture(image_rgb: "np.ndarray", name: str) -> dg.MetadataValue:
         image = cv2.resize(image, None, fx=0.8, fy=0.8, interpolation=cv2.INTER_AREA)
 
 
-def picture_file(file: Path, name: str) -> dg.MetadataValue:
+def picture_file(file: Path | UPath, name: str) -> dg.MetadataValue:
     """A picture file of procedural content inside the metadata (see `picture`)."""
     from anony_pipeline.ops import images
 

@@ -1,7 +1,8 @@
 """``anony reap``: frees what runs still hold whose process is gone.
 
 A run that was started from a command line and killed (a Colab runtime that went away) stays STARTED for ever, holds its
-slot in pool `gpu`, and keeps the sensor waiting.
+slot in pool `gpu`, and keeps the sensor waiting. Process numbers mean something on one machine alone, until it starts
+again: a run of another machine is left to that one, and a run from before the last start is dead.
 """
 
 import os
@@ -10,6 +11,9 @@ from pathlib import Path
 
 import dagster as dg
 
+from anony_pipeline.defs import machine
+
+HERE = machine.tags()
 OPEN = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.CANCELING]
 
 
@@ -26,7 +30,7 @@ def reap(instance: dg.DagsterInstance, forced: frozenset[str] = frozenset()) -> 
     dead = [
         run
         for run in instance.get_runs(dg.RunsFilter(statuses=OPEN))
-        if run.run_id in forced or _is_dead(instance, run.run_id)
+        if run.run_id in forced or (not is_elsewhere(run) and _is_dead(instance, run))
     ]
     for run in dead:
         instance.report_run_failed(run, "reaped: no process of this run is alive")
@@ -34,8 +38,16 @@ def reap(instance: dg.DagsterInstance, forced: frozenset[str] = frozenset()) -> 
     return dead
 
 
-def _is_dead(instance: dg.DagsterInstance, run_id: str) -> bool:
-    pids = pids_of(instance, run_id)
+def is_elsewhere(run: dg.DagsterRun) -> bool:
+    """Whether a run said that it is executed on another machine."""
+    return run.tags.get(machine.HOST, HERE[machine.HOST]) != HERE[machine.HOST]
+
+
+def _is_dead(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
+    boot = run.tags.get(machine.BOOT)
+    if boot is not None and boot != HERE.get(machine.BOOT):
+        return True  # whoever has its process numbers now is somebody else
+    pids = pids_of(instance, run.run_id)
     return bool(pids) and not any(_is_alive(pid) for pid in pids)
 
 
@@ -64,6 +76,10 @@ def main() -> None:
     with dg.DagsterInstance.get() if home else dg.DagsterInstance.from_config(str(Path.cwd())) as instance:
         for run in reap(instance, frozenset(sys.argv[1:])):
             sys.stdout.write(f"{run.run_id}  {run.job_name}\n")
+        for run in instance.get_runs(dg.RunsFilter(statuses=OPEN)):
+            if is_elsewhere(run):
+                host = run.tags[machine.HOST]
+                sys.stdout.write(f"{run.run_id}  {run.job_name}  left alone: reap it on {host}, or name it here\n")
 
 
 if __name__ == "__main__":

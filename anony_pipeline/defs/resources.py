@@ -8,6 +8,7 @@ from pydantic import Field
 from anony_pipeline import project
 from anony_pipeline.config import loading
 from anony_pipeline.config.schema import Config
+from anony_pipeline.defs import machine
 
 
 def default_layers() -> list[str]:
@@ -26,6 +27,11 @@ class Experiment(dg.ConfigurableResource):
     )
     overrides: list[str] = Field(default_factory=list, description="`loss.adv_weight=0.05`; wins over every layer")
     force: bool = Field(default=False, description="make anew also what has not changed")
+
+    def setup_for_execution(self, context: dg.InitResourceContext) -> None:
+        """Note in the run's tags which machine it is on."""
+        if context.run is not None and context.instance is not None and machine.HOST not in context.run.tags:
+            context.instance.add_run_tags(context.run.run_id, machine.tags())
 
     def files(self) -> list[str]:
         """The layers as absolute paths or URLs."""

@@ -8,11 +8,11 @@ import dagster as dg
 from dagster._core.events import EngineEventData
 
 from anony_pipeline.definitions import defs
-from anony_pipeline.defs import reap
+from anony_pipeline.defs import machine, reap
 
 
-def started(instance, pid):
-    run = instance.create_run_for_job(defs.resolve_job_def("joint_training"))
+def started(instance, pid, tags=None):
+    run = instance.create_run_for_job(defs.resolve_job_def("joint_training"), tags=tags)
     instance.handle_run_event(run.run_id, dg.DagsterEvent("PIPELINE_START", "joint_training"))
     if pid is not None:
         instance.report_engine_event("Executing steps in process", run, EngineEventData.in_process(pid))
@@ -45,6 +45,27 @@ def test_a_run_that_named_no_process_is_left_alone_unless_it_is_named(instance):
     run_id = started(instance, None)
     assert reap.reap(instance) == []
     assert [run.run_id for run in reap.reap(instance, frozenset({run_id}))] == [run_id]
+
+
+def test_a_run_of_another_machine_is_left_to_that_one(instance):
+    run_id = started(instance, dead_pid(), {machine.HOST: "another", machine.BOOT: "any"})
+    assert reap.reap(instance) == []
+    assert [run.run_id for run in reap.reap(instance, frozenset({run_id}))] == [run_id]
+
+
+def test_a_run_from_before_the_machines_last_start_is_dead_whoever_has_its_process_number_now(instance):
+    before = started(instance, os.getpid(), machine.tags() | {machine.BOOT: "an earlier one"})
+    now = started(instance, os.getpid(), machine.tags())
+    assert [run.run_id for run in reap.reap(instance)] == [before]
+    assert status(instance, now) == dg.DagsterRunStatus.STARTED
+
+
+def test_what_is_left_to_another_machine_is_said(instance, monkeypatch, capsys):
+    run_id = started(instance, dead_pid(), {machine.HOST: "another"})
+    monkeypatch.setenv("DAGSTER_HOME", instance.root_directory)
+    monkeypatch.setattr("sys.argv", ["reap"])
+    reap.main()
+    assert capsys.readouterr().out == f"{run_id}  joint_training  left alone: reap it on another, or name it here\n"
 
 
 def test_the_slot_in_the_pool_is_free_again(instance):

@@ -6,7 +6,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from anony_pipeline.defs import checkpoints
+from anony_pipeline.defs import checkpoints, machine
 from anony_pipeline.defs.partitions import STYLE_KEYS
 from anony_pipeline.storage import manifests
 
@@ -82,6 +82,11 @@ def test_failed_gates_are_shown_and_do_not_fail_the_run(done):
     assert not found["coverage"].passed
     assert found["coverage"].metadata["reason"].value == "the judge is blind"
     assert found["boxes_in_images"].passed
+
+
+def test_the_run_says_which_machine_it_is_on(done):
+    tags = done.instance.get_run_by_id(done.result.run_id).tags
+    assert machine.tags().items() <= tags.items()
 
 
 def test_nothing_is_pickled(done):

@@ -15,7 +15,7 @@ OWNERS = {
 }
 """Who answers for a group. Whoever trains does not judge."""
 
-_ASSETS = [
+_ASSETS: list[dg.AssetsDefinition | dg.AssetSpec] = [
     datasets.raw_data,
     datasets.unified_coco,
     plates.plate_samples,
@@ -33,10 +33,7 @@ _ASSETS = [
     release.anonymized_dataset,
 ]
 
-ALL = list(
-    dg.map_asset_specs(
-        lambda spec: spec.merge_attributes(owners=[OWNERS[str(spec.group_name)]]),
-        dg.with_source_code_references(_ASSETS),
-    )
+ALL = dg.with_source_code_references(
+    list(dg.map_asset_specs(lambda spec: spec.merge_attributes(owners=[OWNERS[str(spec.group_name)]]), _ASSETS))
 )
 """With their owners, and the places in the code where they are made."""
