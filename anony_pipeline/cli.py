@@ -119,8 +119,10 @@ def init(directory: Annotated[Path, typer.Argument(metavar="DIR", help="Made if 
 @app.command()
 def demo() -> None:
     """Run the demo here: raw data to scorecard, on two CPU cores, in minutes."""
+    from anony_pipeline import doctor as doctors
     from anony_pipeline import project
 
+    doctors.check_dagster_home()
     if project.home() is None:
         project.copy_to(Path.cwd())
     command = ["-m", "dagster", "job", "execute", "-m", "anony_pipeline.definitions", "-j", "planb"]
@@ -332,6 +334,9 @@ def reap(
     ] = None,
 ) -> None:
     """Free what Dagster runs hold whose process is gone (a killed notebook): their slot, and the sensor."""
+    from anony_pipeline import doctor as doctors
+
+    doctors.check_dagster_home()
     raise typer.Exit(_run(["-m", "anony_pipeline.defs.reap", *(run_ids or [])]))
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from anony_pipeline import project
+from anony_pipeline.errors import ConfigError
 from anony_pipeline.storage import manifests
 
 DISTRIBUTION = "anony-pipeline"
@@ -172,6 +173,17 @@ def _disk() -> Finding:
         "the demo wants 2 GB, Plan B about 30 GB",
         needed=False,
     )
+
+
+def check_dagster_home() -> None:
+    """Refuse a ``DAGSTER_HOME`` that Dagster would not take, before anything is started with it.
+
+    Raises:
+        ConfigError: If it is set, and is not absolute or not there.
+    """
+    finding = _dagster_home()
+    if not finding.fine:
+        raise ConfigError("Dagster can't keep its history there", where="DAGSTER_HOME", got=finding.what, do=finding.do)
 
 
 def _dagster_home() -> Finding:

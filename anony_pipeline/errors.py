@@ -91,6 +91,10 @@ PASSING = frozenset(
 """What a store says that is away for a moment: a mount that hangs, a network that is down. A full disk stays full."""
 
 
+AWAY = frozenset({"ConnectionError", "TimeoutError", "HTTPClientError", "ClientConnectionError"})
+"""Classes, by name: Python's own, and what botocore, requests and aiohttp call a store that does not answer."""
+
+
 def may_pass_again(error: BaseException | None) -> bool:
     """Whether doing the same once more can succeed: the error, or what caused it, is a store or network that was away.
 
@@ -98,7 +102,7 @@ def may_pass_again(error: BaseException | None) -> bool:
     (True, False, False)
     """
     while error is not None:
-        if isinstance(error, ConnectionError | TimeoutError):
+        if any(kind.__name__ in AWAY for kind in type(error).__mro__):
             return True
         if isinstance(error, OSError) and error.errno in PASSING:
             return True

@@ -17,7 +17,7 @@ import dagster as dg
 from pydantic import Field
 
 from anony_pipeline.config import loading
-from anony_pipeline.errors import may_pass_again
+from anony_pipeline.defs import retries
 
 Event = dict[str, Any]
 OnEvent = Callable[[Event], None]
@@ -26,8 +26,6 @@ Stage = Literal["pretrain", "joint"]
 EVENTS_VARIABLE, LAUNCHED_VARIABLE = "ANONY_EVENTS", "ANONY_LAUNCHED"
 TRANSIENT_EXITS = frozenset({-signal.SIGKILL, -signal.SIGBUS, 137, 75})
 """What may pass on a second try: killed for memory, or by a machine that went away; 75 is `train_joint.TRY_AGAIN`."""
-
-RETRIES, WAIT_SECONDS = 2, 30.0
 
 
 class Launcher(dg.ConfigurableResource):
@@ -57,17 +55,12 @@ class Launcher(dg.ConfigurableResource):
             ``checkpoint``, ``step`` and further facts of the training's report.
 
         Raises:
-            dg.RetryRequested: If a second try can succeed: a store was away, or the trainer was killed.
+            dg.RetryRequested: If a trainer of its own was killed, or could not reach a store: a second try can succeed.
         """
         end_with_the_executor(self.grace_seconds)
         if self.mode == "subprocess":
             return self._in_subprocess(layers, overrides, stage, on_event)
-        try:
-            return _in_process(layers, overrides, stage, on_event)
-        except Exception as error:
-            if may_pass_again(error):
-                raise dg.RetryRequested(RETRIES, WAIT_SECONDS) from error
-            raise
+        return _in_process(layers, overrides, stage, on_event)
 
     def _in_subprocess(
         self, layers: Sequence[str], overrides: Sequence[str], stage: Stage, on_event: OnEvent
@@ -148,7 +141,7 @@ def _run(command: list[str], environment: dict[str, str], events: Path, on_event
             allow_retries=False,
         )
         if process.returncode in TRANSIENT_EXITS:
-            raise dg.RetryRequested(RETRIES, WAIT_SECONDS) from failure
+            raise dg.RetryRequested(retries.RETRIES, retries.WAIT_SECONDS) from failure
         raise failure
     return last
 

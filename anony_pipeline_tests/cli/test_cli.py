@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from anony_pipeline import cli, project
 from anony_pipeline.config import loading
+from anony_pipeline.errors import ConfigError
 
 COMMANDS = (
     "doctor",
@@ -212,6 +213,17 @@ def test_doctor_names_what_is_missing(monkeypatch, tmp_path):
     assert any("no-such-package" in line for line in bad)
     assert any("shipped weights" in line for line in bad)
     assert any("DAGSTER_HOME" in line for line in bad)
+
+
+@pytest.mark.parametrize("home", ["relative", "/nowhere/at/all"])
+@pytest.mark.parametrize("command", ["demo", "reap"])
+def test_a_dagster_home_that_dagster_would_not_take_is_refused_before_anything_starts(monkeypatch, home, command):
+    monkeypatch.setenv("DAGSTER_HOME", home)
+    monkeypatch.setattr(cli, "_run", pytest.fail)
+    error = invoke(command).exception
+    assert isinstance(error, ConfigError)
+    assert error.got == home
+    assert "mkdir -p" in error.do
 
 
 def test_doctor_notices_two_builds_of_opencv(monkeypatch):

@@ -10,7 +10,7 @@ import dagster as dg
 import pytest
 
 from anony_pipeline import train_joint
-from anony_pipeline.defs import launcher
+from anony_pipeline.defs import launcher, retries
 
 TRAINER = """
 import json, os, signal, subprocess, sys, time
@@ -65,7 +65,7 @@ def test_what_would_fail_again_is_not_tried_again(tmp_path, code):
 def test_what_can_pass_on_a_second_try_is_tried_again(tmp_path, code):
     with pytest.raises(dg.RetryRequested) as caught:
         run(tmp_path, lambda _: None, steps=1, code=code)
-    assert caught.value.max_retries == launcher.RETRIES
+    assert caught.value.max_retries == retries.RETRIES
     assert f"exit code {code}" in str(caught.value.__cause__)
 
 

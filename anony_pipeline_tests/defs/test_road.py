@@ -6,7 +6,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from anony_pipeline.defs import checkpoints, machine
+from anony_pipeline.defs import checkpoints, machine, retries
 from anony_pipeline.defs.partitions import STYLE_KEYS
 from anony_pipeline.storage import manifests
 
@@ -203,3 +203,62 @@ def test_another_experiments_checkpoint_is_not_judged(house, instance):
 def test_without_a_checkpoint_the_evaluation_says_what_to_do(house, instance):
     with pytest.raises(Exception, match=r"never materialized(.|\n)*job joint_training"):
         checkpoints.current(instance, house.config)
+
+
+def test_a_run_without_its_configuration_file_says_which_there_are(house, instance):
+    house.file = "configs/nowhere.yaml"
+    result = house.run("joint_training", instance)
+    failure = next(event for event in result.all_events if event.is_step_failure)
+    message = str(failure.event_specific_data.error)
+    assert "there is no such configuration file" in message
+    assert "configs/demo.yaml" in message
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    monkeypatch.setattr(retries, "WAIT_SECONDS", 0)
+
+
+def test_a_store_that_was_away_for_a_moment_costs_a_retry_and_nothing_else(house, instance, monkeypatch, impatient):
+    from anony_pipeline.evaluation import scorecard
+
+    errors = [ConnectionResetError("the store hung up"), TimeoutError("no answer")]
+
+    def evaluate(*arguments):
+        if errors:
+            raise errors.pop()
+        return house.evaluate(*arguments)
+
+    monkeypatch.setattr(scorecard, "evaluate", evaluate)
+    house.trained(instance)
+    result = house.run("evaluate", instance, tags={"dagster/partition": "FR"})
+    assert result.success
+    assert len([event for event in result.all_events if event.is_step_up_for_retry]) == 2
+    assert instance.get_materialized_partitions(dg.AssetKey("fid")) == {"FR"}
+
+
+def test_a_store_that_stays_away_is_said_and_what_was_made_stays(house, instance, monkeypatch, impatient):
+    from anony_pipeline.evaluation import scorecard
+
+    checkpoint, tries = house.trained(instance), []
+
+    def evaluate(*_):
+        tries.append(1)
+        raise ConnectionResetError("the store hung up")
+
+    monkeypatch.setattr(scorecard, "evaluate", evaluate)
+    result = house.run("evaluate", instance, tags={"dagster/partition": "FR"})
+    assert len(tries) == retries.RETRIES + 1
+    failure = next(event for event in result.all_events if event.is_step_failure)
+    assert "did not answer in 3 tries: the store hung up" in str(failure.event_specific_data.error)
+    manifests.read(checkpoint)
+
+
+def test_what_would_fail_again_is_not_tried_again(house, instance, monkeypatch, impatient):
+    from anony_pipeline.evaluation import scorecard
+
+    tries = []
+    monkeypatch.setattr(scorecard, "evaluate", lambda *_: tries.append(1) or {}["no such key"])
+    house.trained(instance)
+    assert not house.run("evaluate", instance, tags={"dagster/partition": "FR"}).success
+    assert tries == [1]

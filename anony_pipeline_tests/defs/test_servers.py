@@ -17,7 +17,7 @@ from upath import UPath
 from anony_pipeline import project
 from anony_pipeline.config import loading
 from anony_pipeline.definitions import defs
-from anony_pipeline.defs import checkpoints, sensors
+from anony_pipeline.defs import checkpoints, retries, sensors
 from anony_pipeline.defs.resources import Experiment
 from anony_pipeline.errors import CheckpointError, ConfigError
 from anony_pipeline.storage import locations
@@ -74,19 +74,25 @@ def test_the_servers_history_is_kept_in_postgres(postgres, house, tmp_path, monk
 
 
 @pytest.fixture
-def bucket(monkeypatch):
-    """An empty bucket of a moto server."""
+def server():
+    """An S3-compatible server of moto; what it holds outlives a stop."""
     from moto.server import ThreadedMotoServer
 
-    server = ThreadedMotoServer(port=0, verbose=False)
-    server.start()
+    found = ThreadedMotoServer("127.0.0.1", free_port(), verbose=False)
+    found.start()
+    yield found
+    found.stop()
+
+
+@pytest.fixture
+def bucket(monkeypatch, server):
+    """An empty bucket of the server."""
     host, port = server.get_host_and_port()
     options = {"endpoint_url": f"http://{host}:{port}", "key": "any", "secret": "any", "use_listings_cache": False}
     monkeypatch.setitem(fsspec.config.conf, "s3", options)
     name = f"bucket-{uuid.uuid4().hex}"  # moto's buckets outlive its servers
     fsspec.filesystem("s3", skip_instance_cache=True).mkdir(name)
-    yield f"s3://{name}"
-    server.stop()
+    return f"s3://{name}"
 
 
 @pytest.fixture
@@ -111,8 +117,8 @@ def remote(house, store):
     house.config = loading.load([house.file])
     local = house.checkpoint(3)
     there = UPath(f"{store}/outputs/checkpoints/step_000003")
-    for name in ("detector.safetensors", "optimizer.safetensors", "manifest.json"):
-        (there / name).write_bytes((local / name).read_bytes())
+    for file in local.iterdir():
+        (there / file.name).write_bytes(file.read_bytes())
     return there
 
 
@@ -149,6 +155,38 @@ def test_a_checkpoint_in_a_store_is_judged_and_its_scorecard_lies_beside_it(hous
     assert house.run("evaluate", instance).success
     assert checkpoints.scorecard_of(house.config, there).exists()
     assert (locations.location(house.config.paths.outputs) / "report" / "index.html").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("store", ["bucket"], indirect=True)
+def test_a_store_that_goes_down_in_the_middle_of_a_run_is_waited_for(house, instance, store, server, monkeypatch):
+    from anony_pipeline.evaluation import scorecard
+
+    there = remote(house, store)
+    tags = {checkpoints.VERSION_TAG: checkpoints.version(there)}
+    entry = {"checkpoint": dg.MetadataValue.path(str(there))}
+    instance.report_runless_asset_event(dg.AssetMaterialization(checkpoints.JOINT, metadata=entry, tags=tags))
+    checkpoints.register(instance, there.name)
+    monkeypatch.setattr(retries, "WAIT_SECONDS", 0)
+    tries = []
+
+    def evaluate(*arguments):
+        # Down after the checkpoint was fetched, so that the scorecard can't be written; back before the second try.
+        tries.append(1)
+        if len(tries) == 1:
+            server.stop()
+        try:
+            return house.evaluate(*arguments)
+        finally:
+            if len(tries) == 1:
+                server.start()
+
+    monkeypatch.setattr(scorecard, "evaluate", evaluate)
+    result = house.run("evaluate", instance)
+    assert result.success
+    assert len(tries) == 2
+    assert len([event for event in result.all_events if event.is_step_up_for_retry]) == 1
+    assert checkpoints.scorecard_of(house.config, there).exists()
 
 
 def test_training_into_a_store_is_refused_with_what_to_do():

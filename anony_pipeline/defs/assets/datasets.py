@@ -6,7 +6,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from anony_pipeline.defs import metadata, unchanged
+from anony_pipeline.defs import metadata, retries, unchanged
 from anony_pipeline.defs.automation import ON_CHANGED_DATA
 from anony_pipeline.defs.resources import Experiment
 
@@ -31,7 +31,8 @@ def raw_data(context: dg.AssetExecutionContext, experiment: Experiment) -> Itera
     from anony_pipeline.datasets import raw
 
     config = experiment.config()
-    reports = raw.provide(config.data, Path(config.paths.cache))
+    with retries.if_a_store_is_away(context):
+        reports = raw.provide(config.data, Path(config.paths.cache))
     for key in sorted(context.selected_asset_keys):
         mine = [report for report in reports if report.layout == key.to_user_string()]
         yield dg.MaterializeResult(
@@ -85,13 +86,15 @@ def unified_coco(context: dg.AssetExecutionContext, experiment: Experiment) -> d
         context, experiment, "unified_coco", now, lambda old: unchanged.version_of(old) == version()
     ):
         return unchanged.again(same)
-    report = unify.ensure_unified(config)
+    with retries.if_a_store_is_away(context):
+        report = unify.ensure_unified(config)
+        shown = metadata.of_unified({split: loaders.open_split(config, split) for split in SPLITS}, config)
     return dg.MaterializeResult(
         metadata={
             unchanged.MADE_OF: now,
             "made": report is not None,
             **(metadata.numbers(report) if report else {}),
-            **metadata.of_unified({split: loaders.open_split(config, split) for split in SPLITS}, config),
+            **shown,
             "folder": metadata.path(config.paths.unified),
         },
         data_version=dg.DataVersion(version()),

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 import dagster as dg
 
 from anony_pipeline.config.schema import Config
-from anony_pipeline.defs import checkpoints, metadata, unchanged
+from anony_pipeline.defs import checkpoints, metadata, retries, unchanged
 from anony_pipeline.defs.automation import DAILY
 from anony_pipeline.defs.partitions import PER_STYLE, STYLE_KEYS, styles_of
 from anony_pipeline.defs.resources import Experiment
@@ -58,18 +58,21 @@ def judged(context: dg.AssetExecutionContext, experiment: Experiment) -> Iterato
     styles = styles_of(context)
     # In the order of FIGURES, which is that of the dependencies.
     names = [name for name in FIGURES if dg.AssetKey(name) in context.selected_asset_keys]
-    checkpoint = checkpoints.current(context.instance, config)
     now = unchanged.made_of(context.instance, config, "evaluation", JUDGED)
-    if same := _standing(context, experiment, names, now, styles):
+    with retries.if_a_store_is_away(context):
+        checkpoint = checkpoints.current(context.instance, config)
+        same = _standing(context, experiment, names, now, styles)
+    if same:
         yield from same
         return
     from anony_pipeline.evaluation import scorecard as scorecards
 
     asked = None if set(styles) == set(STYLE_KEYS) else styles
     try:
-        # Both compare every file's sum with the manifest before anything is loaded.
-        here = checkpoints.fetched(checkpoint, config)
-        card = scorecards.evaluate(config, here, asked, location(config.paths.outputs))
+        with retries.if_a_store_is_away(context):
+            # Both compare every file's sum with the manifest before anything is loaded.
+            here = checkpoints.fetched(checkpoint, config)
+            card = scorecards.evaluate(config, here, asked, location(config.paths.outputs))
     except CheckpointError as error:
         checkpoints.mark_damaged(context, checkpoint, error)
         raise
@@ -126,10 +129,12 @@ def scorecard(context: dg.AssetExecutionContext, experiment: Experiment) -> dg.M
 
     config = experiment.config()
     output = location(config.paths.outputs)
-    card = scorecards.load(output / "scorecard.json")
-    checkpoint = checkpoints.current(context.instance, config)
-    history = checkpoints.scorecard_of(config, checkpoint)
-    atomic.write_bytes(history, (output / "scorecard.json").read_bytes())
+    with retries.if_a_store_is_away(context):
+        card = scorecards.load(output / "scorecard.json")
+        checkpoint = checkpoints.current(context.instance, config)
+        history = checkpoints.scorecard_of(config, checkpoint)
+        atomic.write_bytes(history, (output / "scorecard.json").read_bytes())
+        examples = _examples(config)
     figures = metadata.headline(card)
     context.log_event(dg.AssetObservation(checkpoints.HISTORY, partition=checkpoint.name, metadata=figures))
     return dg.MaterializeResult(
@@ -137,7 +142,7 @@ def scorecard(context: dg.AssetExecutionContext, experiment: Experiment) -> dg.M
             **figures,
             "figures": metadata.scorecard_table(card),
             metadata.COLUMN_SCHEMA: metadata.scorecard_columns(),
-            **_examples(config),
+            **examples,
             "passed": card.passed,
             "checkpoint": metadata.path(checkpoint),
             "report": metadata.path(output / "report" / "index.html"),

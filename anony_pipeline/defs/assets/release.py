@@ -5,7 +5,7 @@ from pathlib import Path
 import dagster as dg
 
 from anony_pipeline.config.schema import Config
-from anony_pipeline.defs import checkpoints, metadata
+from anony_pipeline.defs import checkpoints, metadata, retries
 from anony_pipeline.defs.resources import Experiment
 from anony_pipeline.storage import locations, manifests
 
@@ -43,7 +43,8 @@ def anonymized_dataset(context: dg.AssetExecutionContext, experiment: Experiment
         raise dg.Failure(
             "nothing was released of this checkpoint: released_anonymizer says which gates failed", allow_retries=False
         )
-    report = dataset.anonymize_dataset(config, release, release.with_name("anonymized_dataset"))
+    with retries.if_a_store_is_away(context):
+        report = dataset.anonymize_dataset(config, release, release.with_name("anonymized_dataset"))
     return dg.MaterializeResult(metadata={**metadata.numbers(report), "folder": metadata.path(report.output)})
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from anony_pipeline.defs import metadata, unchanged
+from anony_pipeline.defs import metadata, retries, unchanged
 from anony_pipeline.defs.automation import ON_CHANGED_DATA
 from anony_pipeline.defs.partitions import PER_STYLE, styles_of
 from anony_pipeline.defs.resources import Experiment
@@ -32,7 +32,8 @@ def face_pseudo_targets(context: dg.AssetExecutionContext, experiment: Experimen
     now = unchanged.made_of(context.instance, config, "targets", ["unified_coco", "face_recognizer"])
     if same := unchanged.standing(context, experiment, "face_pseudo_targets", now, unchanged.path_is_there("manifest")):
         return unchanged.again(same)
-    report = faces.make_face_targets(config, open_split(config, "train"))
+    with retries.if_a_store_is_away(context):
+        report = faces.make_face_targets(config, open_split(config, "train"))
     return dg.MaterializeResult(
         metadata={unchanged.MADE_OF: now, **metadata.of_targets(report, config)}, data_version=_version([report])
     )
@@ -56,7 +57,8 @@ def plate_pseudo_targets(context: dg.AssetExecutionContext, experiment: Experime
         context, experiment, "plate_pseudo_targets", now, styles, unchanged.path_is_there("manifest")
     ):
         return same
-    reports = plates.make_plate_targets(config, open_split(config, "train"), styles)
+    with retries.if_a_store_is_away(context):
+        reports = plates.make_plate_targets(config, open_split(config, "train"), styles)
     for style, report in reports.items():
         context.add_asset_metadata({unchanged.MADE_OF: now, **metadata.of_targets(report, config)}, partition_key=style)
     return dg.MaterializeResult(data_version=_version(reports.values()))

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import dagster as dg
 
 from anony_pipeline.defs import checkpoints as history
-from anony_pipeline.defs import metadata, unchanged
+from anony_pipeline.defs import metadata, retries, unchanged
 from anony_pipeline.defs.automation import ON_CHANGED_DATA
 from anony_pipeline.defs.launcher import Launcher, OnEvent
 from anony_pipeline.defs.partitions import CHECKPOINTS
@@ -39,9 +39,10 @@ def pretrained_generator(
     now = unchanged.made_of(context.instance, config, "training", TARGETS)
     if same := unchanged.standing(context, experiment, "pretrained_generator", now, _is_whole):
         return unchanged.again(same)
-    result = launcher.train(
-        experiment.files(), experiment.overrides, "pretrain", observer(context, "pretrained_generator")
-    )
+    with retries.if_a_store_is_away(context):
+        result = launcher.train(
+            experiment.files(), experiment.overrides, "pretrain", observer(context, "pretrained_generator")
+        )
     checkpoint = location(result["checkpoint"])
     return dg.MaterializeResult(
         metadata={unchanged.MADE_OF: now, "checkpoint": metadata.path(checkpoint), "step": result["step"]},
@@ -70,7 +71,10 @@ def train_joint(
         old = unchanged.again(same)
         yield dg.Output(None, metadata=old.metadata, data_version=old.data_version)
         return
-    result = launcher.train(experiment.files(), experiment.overrides, "joint", observer(context, "joint_checkpoint"))
+    with retries.if_a_store_is_away(context):
+        result = launcher.train(
+            experiment.files(), experiment.overrides, "joint", observer(context, "joint_checkpoint")
+        )
     checkpoint = location(result["checkpoint"])
     history.register(context.instance, checkpoint.name)
     yield history.announcement(checkpoint, result["step"])
