@@ -7,6 +7,7 @@ from pathlib import Path
 
 from anony_pipeline.anonymize import marking
 from anony_pipeline.anonymize.anonymizer import Anonymizer, Job
+from anony_pipeline.anonymize.labels import without_who_it_was
 from anony_pipeline.anonymize.loading import load_anonymizer
 from anony_pipeline.config.schema import Config
 from anony_pipeline.datasets import coco, loaders
@@ -21,8 +22,6 @@ from anony_pipeline.structures.regions import CATEGORY_IDS, Region, boxes_of
 
 SAME_REGION_IOU = 0.5
 IMAGES_AT_ONCE = 4
-WHO_IT_WAS = ("identity", "serial")
-"""What labels of procedural data say about the originals, and those of a released set must not."""
 
 
 @dataclass
@@ -64,7 +63,7 @@ def anonymize_dataset(config: Config, checkpoint: Path, output: Path, device: st
             _write(anonymizer, group, output, report)
         roots = {name: {"root": name} for name in unified.info.get("sources", {})}
         info = {**unified.info, "description": "anonymized", "sources": roots}
-        labels = [{k: v for k, v in a.items() if k not in WHO_IT_WAS} for a in unified.annotations]
+        labels = [without_who_it_was(annotation) for annotation in unified.annotations]
         coco.save(output / f"unified_{split}.json", info, unified.images, labels)
     return report
 

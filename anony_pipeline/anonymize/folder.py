@@ -94,9 +94,8 @@ def anonymize_folder(
     """Anonymize images and folders of images with a checkpoint.
 
     The output folder gets the images under their own names and in their own format, without metadata but the mark of
-    what was generated (see `marking`), ``ledger.jsonl``,
-    ``annotations.json`` (the given labels, unchanged, or what was found) and ``report.json``. A run that was broken
-    off is continued by the same call.
+    what was generated (see `marking`), ``ledger.jsonl``, ``annotations.json`` (the given labels without who it was, or
+    what was found) and ``report.json``. A run that was broken off is continued by the same call.
 
     Args:
         inputs: Images, and folders that are searched through and mirrored.

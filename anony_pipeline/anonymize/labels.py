@@ -1,6 +1,7 @@
 """COCO boxes in and out, for images that are anonymized file by file."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +11,10 @@ import cv2
 
 from anony_pipeline.errors import DatasetError, MediaError
 from anony_pipeline.structures import boxes
-from anony_pipeline.structures.regions import CATEGORY_IDS, Kind, Region
+from anony_pipeline.structures.regions import CATEGORY_IDS, CATEGORY_NAMES, Kind, Region, kind_of_category
 
+WHO_IT_WAS = ("identity", "serial")
+"""What labels may say about the originals, and those of anonymized images must not."""
 CATEGORIES = [{"id": number, "name": kind.value} for kind, number in CATEGORY_IDS.items()]
 
 
@@ -33,15 +36,17 @@ class Labels:
 
     @classmethod
     def read(cls, path: Path) -> "Labels":
-        """Read a COCO file with the categories ``face`` and ``license_plate``; others are left out of account.
+        """Read a COCO file with faces and licence plates; categories that are neither by name are left out of account.
 
         Raises:
-            DatasetError: If the file is missing or no COCO file.
+            DatasetError: If the file is missing or no COCO file, if it has neither category, or if it is not clear
+                whether one of its categories is meant: its regions would be left as they are.
         """
         try:
             document = json.loads(path.read_text(encoding="utf-8-sig"))
             named = {image["file_name"]: image for image in document["images"]}
-            kinds = {c["id"]: Kind(c["name"]) for c in document["categories"] if c["name"] in set(Kind)}
+            names = {category["id"]: str(category["name"]) for category in document["categories"]}
+            kinds = {number: kind for number, name in names.items() if (kind := kind_of_category(name)) is not None}
             regions: dict[int, list[dict[str, Any]]] = {}
             for annotation in document["annotations"]:
                 if annotation["category_id"] in kinds:
@@ -55,6 +60,17 @@ class Labels:
                 allowed="a COCO file with images, annotations and the categories face and license_plate",
                 do="check the file",
             ) from error
+        unclear = [
+            name for number, name in names.items() if number not in kinds and re.search("face|plate", name.lower())
+        ]
+        if unclear or not kinds:
+            raise DatasetError(
+                "it is not clear which categories are faces and licence plates",
+                where=path,
+                got=unclear or list(names.values()),
+                allowed=list(CATEGORY_NAMES),
+                do="rename them, or take them out: regions of other categories are left as they are",
+            )
         return cls(path, document, named, regions)
 
     def regions(self, name: str, size_hw: tuple[int, int]) -> list[Region]:
@@ -91,11 +107,16 @@ class Labels:
         return matches[0]
 
     def kept(self, names: Sequence[str]) -> dict[str, Any]:
-        """The document with the records of the named images alone; labels unchanged."""
+        """The document with the records of the named images alone; labels unchanged but for who it was."""
         records = [self._record(name) for name in names]
         numbers = {record["id"] for record in records}
-        annotations = [a for a in self.document["annotations"] if a["image_id"] in numbers]
+        annotations = [without_who_it_was(a) for a in self.document["annotations"] if a["image_id"] in numbers]
         return {**self.document, "images": records, "annotations": annotations}
+
+
+def without_who_it_was(annotation: Mapping[str, Any]) -> dict[str, Any]:
+    """A COCO annotation without what names the person or the plate that was there."""
+    return {name: value for name, value in annotation.items() if name not in WHO_IT_WAS}
 
 
 def found_labels(names: Sequence[str], rows: Mapping[str, Sequence[Mapping[str, Any]]], output: Path) -> dict[str, Any]:

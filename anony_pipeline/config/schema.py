@@ -179,18 +179,25 @@ class Judges(Section):
         "shipped", description="another architecture, in no loss; null: figures say so"
     )
     reader: str = Field("shipped", description="`shipped`, or `easyocr` for EasyOCR's own English model")
-    held_out_reader: str | None = Field("shipped", description="another reader, in no loss")
+    held_out_reader: str | None = Field(
+        "shipped", description="another reader, in no loss; or the folder of a model of fast-plate-ocr"
+    )
     held_out_detector: str | None = Field(
         "shipped", description="another detector, in no loss; or an ONNX file for cv2.FaceDetectorYN"
     )
     second_recognizer: str | None = Field(
         None, description="a further recognizer beside the held-out one, in no loss: an ONNX file"
     )
+    second_reader: str | None = Field(
+        None, description="a further reader, in no loss: the folder of a model of fast-plate-ocr, or `easyocr`"
+    )
     second_detector: str | None = Field(
         None, description="a further detector, in no loss: an ONNX file for cv2.FaceDetectorYN (faces alone)"
     )
     features: str = Field(
-        "shipped", description="`shipped` attribute network, or `inception` with its weights under paths.weights"
+        "shipped",
+        description="`shipped` attribute network, `inception` with its weights under paths.weights, or `dinov2` or a "
+        "folder with a DINOv2 of transformers",
     )
 
 

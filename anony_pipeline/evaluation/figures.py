@@ -12,7 +12,7 @@ from anony_pipeline.config.schema import Evaluation
 from anony_pipeline.evaluation import attacks, detection, fid, plate_reading, reidentification, widerface_protocol
 from anony_pipeline.evaluation.attacks import Outcome
 from anony_pipeline.evaluation.coverage import HALF
-from anony_pipeline.evaluation.intervals import bootstrap_by_person, clopper_pearson
+from anony_pipeline.evaluation.intervals import bootstrap_by_person, bootstrap_of_difference, clopper_pearson
 from anony_pipeline.evaluation.judges import PANELS
 from anony_pipeline.evaluation.methods import Method
 from anony_pipeline.evaluation.observations import NOBODY, Observed, Subjects
@@ -32,6 +32,9 @@ SIZES: tuple[tuple[str, float, float], ...] = (
 TRAITS = ("time:", "skin:", "pose:", "occlusion:")
 FACES_ALONE = (f"kind:{Kind.FACE}", "skin:", "pose:", "occlusion:")
 """Slices by how their names begin."""
+
+LEAKS = ("plate_leak_rate", "plate_leak_candidates")
+"""By a reader's best text, and by its likeliest ones."""
 
 TOO_SMALL = 12
 """Plates that are lower, in pixels, don't count in a reader's proof: nobody reads them."""
@@ -54,6 +57,21 @@ class Proof:
     reason: str | None
 
 
+@dataclass(frozen=True)
+class Trained:
+    """What one recognizer saw of faces that the anonymizer was trained on.
+
+    Attributes:
+        cosines: ``(N,)`` of each original and its result.
+        photographs: ``(N,)`` their images: faces of one photograph are alike.
+        originals: ``(N, D)`` of unit length.
+    """
+
+    cosines: np.ndarray
+    photographs: np.ndarray
+    originals: np.ndarray
+
+
 @dataclass
 class Evidence:
     """All that figures are made of.
@@ -68,7 +86,7 @@ class Evidence:
         settings: Floors, samples, resamples.
         seed: Of the bootstrap.
         attacked: What trained attackers reached, by method key and attack.
-        memorized: Mean cosine on training faces by panel, with their embedded originals; empty if not measured.
+        memorized: What recognizers saw of training faces, by panel; empty if not measured.
         present: The panels' judges by kind, ``("recognizer", "held_out")``.
         detects: By panel, which kinds its detector finds at all.
     """
@@ -83,7 +101,7 @@ class Evidence:
     seed: int
     present: frozenset[tuple[str, Panel]]
     detects: dict[Panel, frozenset[Kind]]
-    memorized: dict[Panel, tuple[float, int, np.ndarray]] = field(default_factory=dict)
+    memorized: dict[Panel, Trained] = field(default_factory=dict)
     attacked: dict[str, dict[str, Outcome]] = field(default_factory=dict)
 
     def rng(self, stream: str) -> np.random.Generator:
@@ -258,7 +276,7 @@ class FigureMaker:
             made["diversity_mean_cosine"] = figure("diversity_mean_cosine", mean, n=len(selected), judge=judge)
             made["diversity_effective"] = figure("diversity_effective", effective, n=len(selected), judge=judge)
         if self.evidence.methods[key].name == ANONYMIZER and mask.all():
-            made |= self._memorization(key, panel, made.get("arcface_mean_sim"))
+            made |= self._memorization(key, panel)
         return made
 
     def _similarity(self, panel: Panel, embeddings: np.ndarray, selected: np.ndarray) -> Figures:
@@ -351,20 +369,35 @@ class FigureMaker:
             made[name] = self._share(name, rates, subjects[chosen][known], judge)
         return made
 
-    def _memorization(self, key: str, panel: Panel, similarity: Figure | None) -> Figures:
+    def _memorization(self, key: str, panel: Panel) -> Figures:
         judge = f"recognizer/{panel}"
         names = ("memorization_gap", "nearest_training_identity")
-        reason = self._blind("recognizer", panel)
-        value = similarity.value if similarity is not None else None
-        if reason is not None or value is None or panel not in self.evidence.memorized:
+        selected, positions = self._selected(key, self.evidence.faces, np.ones(len(self.evidence.subjects), bool))
+        trained = self.evidence.memorized.get(panel)
+        reason = self._blind("recognizer", panel) or self._too_few(len(selected), "faces")
+        if reason is not None or trained is None:
             reason = reason or "no training faces were judged"
             return {name: null(name, reason, judge=judge) for name in names}
-        mean, n, training = self.evidence.memorized[panel]
-        embeddings = np.asarray(self.evidence.observed[key].embeddings[panel])
-        nearest = (embeddings @ training.T).max(axis=1).mean()
+        embeddings = np.asarray(self.evidence.observed[key].embeddings[panel])[positions]
+        unseen = reidentification.cosine(self._original_embeddings(panel)[self._face_number(selected)], embeddings)
+        photographs = np.array(self.evidence.subjects.images)[selected]
+        interval = bootstrap_of_difference(
+            (trained.cosines, trained.photographs),
+            (unseen, photographs),
+            self.evidence.settings.bootstrap,
+            self.evidence.rng("memorization"),
+        )
+        gap = float(trained.cosines.mean() - unseen.mean())
+        nearest = (embeddings @ trained.originals.T).max(axis=1)
         return {
-            names[0]: figure(names[0], mean - value, n=n, judge=judge),
-            names[1]: figure(names[1], float(nearest), n=len(embeddings), judge=judge),
+            names[0]: figure(names[0], gap, n=len(trained.cosines), interval=interval, judge=judge),
+            names[1]: figure(
+                names[1],
+                float(nearest.mean()),
+                n=len(nearest),
+                interval=self._bootstrap(nearest, selected, "nearest"),
+                judge=judge,
+            ),
         }
 
     # Plates -----------------------------------------------------------------------------------------------------------
@@ -373,12 +406,11 @@ class FigureMaker:
         judge = f"reader/{panel}"
         selected, positions = self._selected(key, self.evidence.plates, mask)
         reason = self._blind("reader", panel) or self._too_few(len(selected), "plates")
-        names = ("plate_leak_rate", "easyocr_plate_acc", "plate_cer")
+        names = (*LEAKS, "easyocr_plate_acc", "plate_cer")
         if reason is not None:
             return {name: null(name, reason, n=len(selected), judge=judge) for name in names}
         made = self._intended(key, panel, selected, positions)
-        made["plate_leak_rate"] = self._leak(key, panel, selected, positions)
-        return made
+        return made | self._leaks(key, panel, selected, positions)
 
     def _intended(self, key: str, panel: Panel, selected: np.ndarray, positions: np.ndarray) -> Figures:
         names, judge = ("easyocr_plate_acc", "plate_cer"), f"reader/{panel}"
@@ -409,26 +441,29 @@ class FigureMaker:
         )
         return made
 
-    def _leak(self, key: str, panel: Panel, selected: np.ndarray, positions: np.ndarray) -> Figure:
+    def _leaks(self, key: str, panel: Panel, selected: np.ndarray, positions: np.ndarray) -> Figures:
         """Any reader that can see counts, for the headline; a missed plate is a leaked one."""
-        name = "plate_leak_rate"
         asked: list[Panel] = [p for p in PANELS if self._blind("reader", p) is None and panel in ("held_out", p)]
-        readable, leaked = np.zeros(len(selected), bool), np.zeros(len(selected), bool)
+        readable, leaked = np.zeros(len(selected), bool), np.zeros((len(LEAKS), len(selected)), bool)
         missed = self._missed(key, selected)
         serials = [self.evidence.subjects.serials[number] or "" for number in selected]
         places = self._plate_number(selected)
         for reader in asked:
             before = [self.evidence.originals.readings[reader][place] for place in places]
             after = [self.evidence.observed[key].readings[reader][position] for position in positions]
+            likeliest = [self.evidence.observed[key].candidates[reader][position] for position in positions]
             can = plate_reading.exact(before, serials) & np.array([bool(serial) for serial in serials])
             readable |= can
-            leaked |= can & (plate_reading.leaks(after, serials) | missed)
+            leaked[0] |= can & (plate_reading.leaks(after, serials) | missed)
+            leaked[1] |= can & (plate_reading.leaks_among(likeliest, serials) | missed)
         n = int(readable.sum())
         judge = " + ".join(f"reader/{reader}" for reader in asked)
         if (reason := self._too_few(n, "plates that can be read on the originals")) is not None:
-            return null(name, reason, n=n, judge=judge)
-        hits = int(leaked.sum())
-        return figure(name, hits / n, n=n, interval=clopper_pearson(hits, n), judge=judge)
+            return {name: null(name, reason, n=n, judge=judge) for name in LEAKS}
+        return {
+            name: figure(name, hits / n, n=n, interval=clopper_pearson(hits, n), judge=judge)
+            for name, hits in zip(LEAKS, leaked.sum(axis=1).tolist(), strict=True)
+        }
 
     # Detection, features, coverage ------------------------------------------------------------------------------------
 

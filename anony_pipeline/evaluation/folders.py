@@ -24,13 +24,8 @@ from anony_pipeline.ops import images
 from anony_pipeline.runtime import device as devices
 from anony_pipeline.storage import locations
 from anony_pipeline.structures import boxes
-from anony_pipeline.structures.regions import CATEGORY_IDS, Kind
+from anony_pipeline.structures.regions import CATEGORY_IDS, CATEGORY_NAMES, Kind, kind_of_category
 
-NAMES = {
-    **dict.fromkeys(("face", "faces"), Kind.FACE),
-    **dict.fromkeys(("license_plate", "licence_plate", "plate", "number_plate"), Kind.PLATE),
-}
-"""How others call the two categories, with spaces and hyphens as underscores."""
 LOSSLESS = (".png", ".bmp", ".tif", ".tiff")
 NAMED = 5
 UNNAMED_SOURCE = "originals"
@@ -174,9 +169,11 @@ def read_boxes(path: Path, originals: Path) -> CocoSet:
 
 
 def _kind_of(name: str, where: UPath | Path) -> Kind:
-    kind = NAMES.get(name.lower().strip().replace(" ", "_").replace("-", "_"))
+    kind = kind_of_category(name)
     if kind is None:
-        raise DatasetError("a category is neither face nor licence plate", where=where, got=name, allowed=list(NAMES))
+        raise DatasetError(
+            "a category is neither face nor licence plate", where=where, got=name, allowed=list(CATEGORY_NAMES)
+        )
     return kind
 
 

@@ -38,14 +38,39 @@ def bootstrap_by_person(values: np.ndarray, persons: np.ndarray, resamples: int,
         The 2.5 and 97.5 percentiles; a zero or full count gets the exact bound of as many persons instead, because
         resampling a constant says nothing.
     """
-    _, index = np.unique(persons, return_inverse=True)
-    people = int(index.max()) + 1 if len(index) else 0
-    if people == 0:
+    if not len(values):
         return 0.0, 1.0
     if np.ptp(values) == 0 and values[0] in (0.0, 1.0):
+        people = len(np.unique(persons))
         return clopper_pearson(float(values[0]) * people, people)
-    sums, counts = np.bincount(index, values, people), np.bincount(index, minlength=people)
-    drawn = rng.multinomial(people, np.full(people, 1 / people), size=resamples)
-    means = (drawn @ sums) / (drawn @ counts)
+    return _percentiles(_means(values, persons, resamples, rng))
+
+
+def bootstrap_of_difference(
+    first: tuple[np.ndarray, np.ndarray],
+    second: tuple[np.ndarray, np.ndarray],
+    resamples: int,
+    rng: np.random.Generator,
+) -> Interval:
+    """The percentile interval of the first mean minus the second, of two samples that have nothing in common.
+
+    Args:
+        first: ``(N,)`` values and the groups that are drawn again as wholes, one at least.
+        second: The same of the other sample.
+        resamples: How often groups are drawn.
+        rng: Where chance comes from.
+    """
+    return _percentiles(_means(*first, resamples, rng) - _means(*second, resamples, rng))
+
+
+def _means(values: np.ndarray, groups: np.ndarray, resamples: int, rng: np.random.Generator) -> np.ndarray:
+    _, index = np.unique(groups, return_inverse=True)
+    count = int(index.max()) + 1
+    sums, counts = np.bincount(index, values, count), np.bincount(index, minlength=count)
+    drawn = rng.multinomial(count, np.full(count, 1 / count), size=resamples)
+    return np.asarray((drawn @ sums) / (drawn @ counts))
+
+
+def _percentiles(means: np.ndarray) -> Interval:
     low, high = np.percentile(means, [2.5, 97.5])
     return float(low), float(high)

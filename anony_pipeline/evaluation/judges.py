@@ -155,6 +155,8 @@ def load_held_out(config: Config, device: torch.device) -> Judges:
         found.detectors["held_out"] = LoadedDetector(_held_out_detector(names.held_out_detector, str(device)))
     if names.second_recognizer is not None:
         found.recognizers["second"] = load_recognizer(names.second_recognizer, **options)
+    if names.second_reader is not None:
+        found.readers["second"] = load_reader(names.second_reader, cache=Path(config.paths.cache), **options)
     if names.second_detector is not None:
         found.detectors["second"] = LoadedDetector(_held_out_detector(names.second_detector, str(device)))
     return found

@@ -80,6 +80,7 @@ class Observed:
     Attributes:
         embeddings: By panel, one unit vector a face.
         readings: By panel, one text a plate.
+        candidates: By panel, the likeliest texts of each plate; the one text of a reader that tells no more.
         features: One vector a region.
         detections: By panel, COCO results.
         intended: Of each plate, the new serial; None where none is intended or the plate was missed.
@@ -96,6 +97,7 @@ class Observed:
 
     embeddings: dict[Panel, Sequence[np.ndarray] | np.ndarray] = field(default_factory=dict)
     readings: dict[Panel, list[str]] = field(default_factory=dict)
+    candidates: dict[Panel, list[tuple[str, ...]]] = field(default_factory=dict)
     features: Sequence[np.ndarray] | np.ndarray = field(default_factory=list)
     detections: dict[Panel, list[dict[str, object]]] = field(default_factory=dict)
     intended: list[str | None] = field(default_factory=list)
@@ -187,8 +189,9 @@ class Observer:
     def _read(self, into: Observed, plates: Sequence[tuple[np.ndarray, Region]]) -> None:
         straight = [plate_crop(image, region) for image, region in plates]
         for panel, reader in self.judges.readers.items():
-            texts = [reading.text for reading in reader.read(straight)] if straight else []
-            into.readings.setdefault(panel, []).extend(texts)
+            found = reader.read(straight) if straight else []
+            into.readings.setdefault(panel, []).extend(reading.text for reading in found)
+            into.candidates.setdefault(panel, []).extend(reading.candidates or (reading.text,) for reading in found)
 
     def _extract(self, into: Observed, regions: Sequence[tuple[np.ndarray, Region]]) -> None:
         if self.judges.features is None or not regions:

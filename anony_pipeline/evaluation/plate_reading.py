@@ -28,10 +28,18 @@ def character_errors(texts: Sequence[str], expected: Sequence[str]) -> np.ndarra
 
 def leaks(texts: Sequence[str], originals: Sequence[str]) -> np.ndarray:
     """Whether each reading gives the original serial away: equal, or but for one character; ``(N,)`` bool."""
+    return leaks_among([(text,) for text in texts], originals)
+
+
+def leaks_among(candidates: Sequence[Sequence[str]], originals: Sequence[str]) -> np.ndarray:
+    """Whether any of the likeliest readings of a plate gives its original serial away (see `leaks`); ``(N,)`` bool."""
     return np.array(
         [
-            serials.edit_distance(serials.normalize(text), serials.normalize(serial)) <= LEAK_DISTANCE
-            for text, serial in zip(texts, originals, strict=True)
+            any(
+                serials.edit_distance(serials.normalize(text), serials.normalize(serial)) <= LEAK_DISTANCE
+                for text in texts
+            )
+            for texts, serial in zip(candidates, originals, strict=True)
         ],
         dtype=bool,
     )

@@ -34,7 +34,15 @@ HEADLINE = (
 PRIVACY = {
     "Singling out": (
         "Can somebody be told from the rest by what is left of the face or the plate?",
-        ("coverage", "reid_rank1", "reid_excess", "tar_at_far_1e2", "tar_at_far_1e3", "plate_leak_rate"),
+        (
+            "coverage",
+            "reid_rank1",
+            "reid_excess",
+            "tar_at_far_1e2",
+            "tar_at_far_1e3",
+            "plate_leak_rate",
+            "plate_leak_candidates",
+        ),
     ),
     "Linkability": (
         "Can two anonymized images of one person be linked, or can an attacker learn to?",

@@ -8,11 +8,11 @@ import numpy as np
 from anony_pipeline.config.schema import Config
 from anony_pipeline.datasets import loaders
 from anony_pipeline.datasets.coco import CocoSet
-from anony_pipeline.evaluation import attacks
-from anony_pipeline.evaluation.figures import Evidence
+from anony_pipeline.evaluation import attacks, reidentification
+from anony_pipeline.evaluation.figures import Evidence, Trained
 from anony_pipeline.evaluation.judges import PANELS, Judges
 from anony_pipeline.evaluation.methods import Method, Scene, Treated
-from anony_pipeline.evaluation.observations import Observed, Observer, Subjects, thumbnail
+from anony_pipeline.evaluation.observations import Observed, Observer, Subjects, judged, thumbnail
 from anony_pipeline.evaluation.schema import ANONYMIZER, Panel
 from anony_pipeline.runtime import seeding
 from anony_pipeline.runtime.progress import track
@@ -120,7 +120,7 @@ class Run:
                 shown.append((number, index, picture))
         return shown
 
-    def evidence(self, memorized: dict[Panel, tuple[float, int, np.ndarray]]) -> Evidence:
+    def evidence(self, memorized: dict[Panel, Trained]) -> Evidence:
         """What the figures are made of, attacks included."""
         attacked = attacks.attack(
             self.config, self.subjects, self.originals, self.observed, self.judges.recognizers.get("held_out")
@@ -155,21 +155,23 @@ def _panels(method: Method) -> tuple[tuple[Panel, ...], tuple[Panel, ...]]:
     return PANELS if compared else in_no_loss, PANELS if end_to_end else in_no_loss
 
 
-def memorized(train: CocoSet, method: Method, judges: Judges, seed: int) -> dict[Panel, tuple[float, int, np.ndarray]]:
-    """Mean cosine of originals and results on training faces, how many, and the originals' embeddings, by panel."""
+def memorized(train: CocoSet, method: Method, judges: Judges, seed: int) -> dict[Panel, Trained]:
+    """What the recognizers see of originals and results on training faces, by panel."""
     only_faces = Judges(recognizers=judges.recognizers)
     before, after = Observed(), Observed()
     observer = Observer(only_faces)
+    photographs: list[int] = []
     order = seeding.numpy_generator(seed, "memorization").permutation(len(train.images))[:TRAINING_IMAGES]
     for scenes in batches(_faces_only(scene) for scene in scenes_of(subset(train, sorted(order)))):
         firsts = [0] * len(scenes)
+        photographs += [scene.record["id"] for scene in scenes for _ in judged(scene)]
         observer.observe(before, scenes, [Treated(scene.image_rgb) for scene in scenes], firsts)
         observer.observe(after, scenes, method.apply(scenes), firsts)
-    found: dict[Panel, tuple[float, int, np.ndarray]] = {}
+    found: dict[Panel, Trained] = {}
     for panel in judges.recognizers:
         originals, results = np.asarray(before.embeddings[panel]), np.asarray(after.embeddings[panel])
         if len(originals):
-            found[panel] = (float((originals * results).sum(axis=1).mean()), len(originals), originals)
+            found[panel] = Trained(reidentification.cosine(originals, results), np.array(photographs), originals)
     return found
 
 

@@ -44,6 +44,11 @@ METRICS: dict[str, Metric] = {
         "lower", "nearest in training", "mean cosine of an anonymized face to the nearest training person"
     ),
     "plate_leak_rate": Metric("lower", "plate leak", "original serial still read, exactly or but for one character"),
+    "plate_leak_candidates": Metric(
+        "lower",
+        "leak, 5 candidates",
+        "original serial among a reader's five likeliest, exactly or but for one character",
+    ),
     "easyocr_plate_acc": Metric("higher", "plate reads", "intended serial read, over the reader's rate on originals"),
     "plate_cer": Metric("lower", "plate CER", "character errors of the reading against the intended serial"),
     "val_map": Metric("higher", "mAP", "COCO mAP on the anonymized images against the original boxes"),

@@ -22,7 +22,7 @@ from anony_pipeline.datasets import loaders
 from anony_pipeline.datasets.coco import CocoSet
 from anony_pipeline.errors import AnonyPipelineError, DatasetError
 from anony_pipeline.evaluation import attacks, baselines, comparison, inspection, licences, report
-from anony_pipeline.evaluation.figures import TRAITS, Evidence, FigureMaker
+from anony_pipeline.evaluation.figures import TRAITS, Evidence, FigureMaker, Trained
 from anony_pipeline.evaluation.judges import PANELS, Judges, found_above, load_judges
 from anony_pipeline.evaluation.methods import Method
 from anony_pipeline.evaluation.observations import NOBODY
@@ -241,7 +241,7 @@ def _gate(row: Row | None, name: str, rule: str, bound: float) -> Gate:
 
 def _methods(
     config: Config, checkpoint: Checkpoint, judges: Judges, device: torch.device
-) -> tuple[dict[str, Method], partial[dict[Panel, tuple[float, int, np.ndarray]]]]:
+) -> tuple[dict[str, Method], partial[dict[Panel, Trained]]]:
     """The methods by key, and what measures memorization when it is called."""
     generator = loading.load_adapted(checkpoint, device)
     # The anonymizer's detector is the training panel's: what it found as a judge of the originals is not looked for

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from anony_pipeline.errors import WeightsError
 from anony_pipeline.models import weights
 from anony_pipeline.models.judges import JudgeCard
 from anony_pipeline.ops import images
@@ -16,6 +17,8 @@ from anony_pipeline.ops import images
 INPUT_SIZE = 96
 FEATURES = 224
 BATCH = 64
+DINO_PX = 224
+IMAGENET_MEAN, IMAGENET_SPREAD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class FeatureExtractor(Protocol):
@@ -113,6 +116,55 @@ class InceptionFeatures:
         return np.concatenate(parts)
 
 
+class DinoFeatures:
+    """DINOv2's class token, as Stein et al. propose for Fréchet distances ("Exposing flaws of generative model
+    evaluation metrics", arXiv:2306.04675): Inception sees textures where people see faces.
+    """  # noqa: D205 - the paper's title needs the line
+
+    def __init__(self, folder: Path, device: str) -> None:
+        """Load it by transformers.
+
+        Args:
+            folder: ``config.json`` and ``model.safetensors``.
+            device: Where it computes.
+
+        Raises:
+            WeightsError: If it is no DINOv2.
+        """
+        # transformers brings seconds of imports that the shipped features don't need.
+        from transformers import AutoConfig, Dinov2Model  # noqa: PLC0415
+
+        file = folder / "model.safetensors"
+        sha256 = weights.check_sha256(file, None)
+        try:
+            kind = AutoConfig.from_pretrained(folder, local_files_only=True).model_type
+            if kind != "dinov2":
+                raise ValueError(f"a model of type {kind}")
+            network = Dinov2Model.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+        except (OSError, ValueError) as error:
+            raise WeightsError(
+                "the folder holds no DINOv2 of transformers",
+                where=folder,
+                got=str(error).splitlines()[0],
+                allowed="config.json of model_type dinov2 and model.safetensors",
+                do="fetch facebook/dinov2-large, or name another folder",
+            ) from error
+        self._network = network.to(device).eval()
+        self._device = device
+        self.judge = JudgeCard("features", "dinov2", f"transformers {version('transformers')}", folder.name, sha256)
+
+    @torch.no_grad()
+    def extract(self, crops_rgb: Sequence[np.ndarray]) -> np.ndarray:
+        """See `FeatureExtractor.extract`; each crop is resized to 224 px by area or bicubic."""
+        parts = [np.zeros((0, self._network.config.hidden_size), np.float32)]
+        mean, spread = (torch.tensor(values).view(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_SPREAD))
+        for start in range(0, len(crops_rgb), BATCH):
+            resized = [images.resize(crop, (DINO_PX, DINO_PX)) for crop in crops_rgb[start : start + BATCH]]
+            batch = ((images.to_tensor(resized, "0..1") - mean) / spread).to(self._device)
+            parts.append(self._network(batch).pooler_output.float().cpu().numpy())
+        return np.concatenate(parts)
+
+
 def load_feature_net(*, device: str = "cpu") -> FeatureNet:
     """Load the shipped attribute network itself, frozen, for perceptual distances.
 
@@ -130,7 +182,7 @@ def load_features(
     """Load what turns regions into features.
 
     Args:
-        which: ``shipped``, or ``inception`` with its file under ``weights_dir``.
+        which: ``shipped``, ``inception`` with its file under ``weights_dir``, ``dinov2`` or a folder with one.
         weights_dir: ``paths.weights``.
         offline: Never ask a network.
         device: Where it computes.
@@ -145,4 +197,6 @@ def load_features(
         )
         return AttributeFeatures(load_feature_net(), card, device)
     found = weights.resolve(which, weights_dir or Path(), offline=offline)
+    if (found / "config.json").is_file():
+        return DinoFeatures(found, device)
     return InceptionFeatures(next(iter(sorted(found.glob("*.pth"))), found) if found.is_dir() else found, device)

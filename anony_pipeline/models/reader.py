@@ -2,9 +2,10 @@
 
 The first is a convolutional recurrent network read by CTC that ``easyocr.Reader`` serves as a custom network; it has a
 differentiable twin for the reading loss. The held-out second one has no recurrence and no CTC: it looks for each
-character by attention, and it is in no loss.
+character by attention, and it is in no loss. Further ones are models of fast-plate-ocr, by their files.
 """
 
+import heapq
 import io
 import os
 import pickle
@@ -31,6 +32,7 @@ ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 INPUT_HW = (64, 192)
 MAX_CHARACTERS = 10
 BATCH = 64
+CANDIDATES = 5
 NETWORK = "anony_plates"
 ENGLISH = "english_g2.pth"
 NETWORK_FOLDER = Path(__file__).parent / "easyocr_network"
@@ -45,10 +47,12 @@ class Reading:
     Attributes:
         text: Uppercase letters and digits, without separators; empty if nothing was read.
         confidence: In ``[0, 1]``; comparable between plates of one reader alone.
+        candidates: The `CANDIDATES` likeliest texts, the best first, of a reader that tells more than one.
     """
 
     text: str
     confidence: float
+    candidates: tuple[str, ...] = ()
 
 
 class Reader(Protocol):
@@ -204,11 +208,40 @@ def decode_ctc(log_probabilities: torch.Tensor) -> list[Reading]:
 
 def decode_places(logits: torch.Tensor) -> list[Reading]:
     """Read ``(N, MAX_CHARACTERS, 1 + len(ALPHABET))`` logits of `HeldOutPlateNet`: the best class at each place."""
-    best, classes = torch.softmax(logits.detach().float(), dim=2).max(dim=2)
-    return [
-        Reading("".join(ALPHABET[c - 1] for c in path if c), float(np.prod(values)))
-        for values, path in zip(best.tolist(), classes.tolist(), strict=True)
-    ]
+    shares = torch.softmax(logits.detach().float(), dim=2).cpu().numpy()
+    return [_likeliest(places, ["", *ALPHABET]) for places in shares]
+
+
+def _likeliest(shares: np.ndarray, characters: Sequence[str]) -> Reading:
+    """The reading of ``(places, classes)`` probabilities, each place by itself, with its `CANDIDATES`."""
+    texts = likeliest_texts(shares, characters, CANDIDATES)
+    best = "".join(characters[number] for number in shares.argmax(axis=1))
+    return Reading(best, float(np.prod(shares.max(axis=1))), tuple(texts))
+
+
+def likeliest_texts(shares: np.ndarray, characters: Sequence[str], count: int) -> list[str]:
+    """The likeliest texts of ``(places, classes)`` probabilities, the best first, each text once.
+
+    Best first search: from each path, one place at a time takes its next best class.
+
+    >>> likeliest_texts(np.array([[0.6, 0.4], [0.9, 0.1]]), "AB", 3)
+    ['AA', 'BA', 'AB']
+    """
+    order = np.argsort(-shares, axis=1, kind="stable")
+    costs = -np.log(np.maximum(np.take_along_axis(shares, order, axis=1), 1e-12))
+    start = (0,) * len(shares)
+    waiting, seen, texts = [(float(costs[:, 0].sum()), start)], {start}, dict[str, None]()
+    while waiting and len(texts) < count:
+        cost, ranks = heapq.heappop(waiting)
+        texts.setdefault("".join(characters[order[place, rank]] for place, rank in enumerate(ranks)))
+        for place, rank in enumerate(ranks):
+            if rank + 1 < shares.shape[1]:
+                step = (*ranks[:place], rank + 1, *ranks[place + 1 :])
+                if step not in seen:
+                    seen.add(step)
+                    dearer = float(costs[place, rank + 1] - costs[place, rank])
+                    heapq.heappush(waiting, (cost + dearer, step))
+    return list(texts)
 
 
 class EasyOcrReader:
@@ -258,6 +291,96 @@ class TorchReader:
         return readings
 
 
+class FastPlateReader:
+    """A model of fast-plate-ocr, by its ONNX file and the YAML beside it."""
+
+    def __init__(self, path: Path, *, device: str = "cpu") -> None:
+        """Load it.
+
+        Args:
+            path: The ONNX file, or a folder with one; a YAML file must lie beside it.
+            device: ``cuda`` asks ONNX Runtime for the GPU where it has one.
+
+        Raises:
+            WeightsError: If a file is missing, or they are no model of fast-plate-ocr.
+        """
+        # Needed with these weights alone.
+        import onnxruntime  # noqa: PLC0415
+        from fast_plate_ocr import LicensePlateRecognizer  # noqa: PLC0415
+
+        model, settings = _only(path, "*.onnx"), _only(path, "*.yaml")
+        sha256 = weights.check_sha256(model, None)
+        wanted = ["CUDAExecutionProvider"] if device.startswith("cuda") else []
+        providers = [name for name in wanted if name in onnxruntime.get_available_providers()]
+        options = onnxruntime.SessionOptions()
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        try:
+            self._model = LicensePlateRecognizer(
+                onnx_model_path=model,
+                plate_config_path=settings,
+                providers=[*providers, "CPUExecutionProvider"],
+                sess_options=options,
+            )
+            if self._probabilities([np.zeros((*INPUT_HW, 3), np.uint8)]).shape[2] != len(self._model.config.alphabet):
+                raise ValueError("it has as many classes as its alphabet in no output")
+        except Exception as error:
+            # ONNX Runtime, YAML and the library each have errors of their own for a file that is not theirs.
+            raise WeightsError(
+                "the files are no model of fast-plate-ocr",
+                where=model,
+                got=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
+                allowed="an ONNX file and its plate configuration as YAML",
+                do="copy both files of one model",
+            ) from error
+        self._characters = [c.upper() if c.upper() in ALPHABET else "" for c in self._model.config.alphabet]
+        self.alphabet = "".join(sorted(set(self._characters)))
+        self.judge = JudgeCard("reader", model.stem, f"fast-plate-ocr {version('fast-plate-ocr')}", model.name, sha256)
+
+    def read(self, plates_rgb: Sequence[np.ndarray]) -> list[Reading]:
+        """See `Reader.read`. At most `BATCH` crops are computed at once."""
+        readings: list[Reading] = []
+        for start in range(0, len(plates_rgb), BATCH):
+            shares = self._probabilities(plates_rgb[start : start + BATCH])
+            readings += [_likeliest(places, self._characters) for places in shares]
+        return readings
+
+    def _probabilities(self, plates_rgb: Sequence[np.ndarray]) -> np.ndarray:
+        """``(N, places, classes)``: the library's own answer keeps the best class alone."""
+        from fast_plate_ocr.core.process import resize_image  # noqa: PLC0415
+
+        settings = self._model.config
+        gray = settings.image_color_mode == "grayscale"
+        batch = [
+            resize_image(
+                cv2.cvtColor(plate, cv2.COLOR_RGB2GRAY) if gray else plate,
+                settings.img_height,
+                settings.img_width,
+                image_color_mode=settings.image_color_mode,
+                keep_aspect_ratio=settings.keep_aspect_ratio,
+                interpolation_method=settings.interpolation,
+                padding_color=settings.padding_color,
+            )
+            for plate in plates_rgb
+        ]
+        names = [self._model.plate_output_name]
+        (found,) = self._model.model.run(names, {"input": np.stack(batch).astype(np.uint8)})
+        return np.asarray(found, np.float64).reshape(len(batch), settings.max_plate_slots, -1)
+
+
+def _only(path: Path, pattern: str) -> Path:
+    """The one file of a kind in a folder, or beside a file."""
+    folder = path if path.is_dir() else path.parent
+    found = [path] if path.match(pattern) else sorted(folder.glob(pattern))
+    if len(found) != 1:
+        raise WeightsError(
+            "one model of fast-plate-ocr is an ONNX file with one YAML file beside it",
+            where=folder,
+            got=", ".join(file.name for file in found) or f"no {pattern}",
+            do="put each model into a folder of its own",
+        )
+    return found[0]
+
+
 def load_reader(
     which: str,
     *,
@@ -270,7 +393,8 @@ def load_reader(
     """Load a plate reader as a judge.
 
     Args:
-        which: ``shipped``, or ``easyocr`` for EasyOCR's own English model, or the folder of ``english_g2.pth``.
+        which: ``shipped``, or ``easyocr`` for EasyOCR's own English model, or the folder of ``english_g2.pth``; or a
+            model of fast-plate-ocr, an ONNX file or its folder.
         cache: A folder that is private to this user; EasyOCR's ``.pth`` is written below it.
         held_out: With ``shipped``: the second one, of another architecture, which is in no loss.
         weights_dir: Where EasyOCR's models lie or are fetched to (``paths.weights``).
@@ -289,6 +413,8 @@ def load_reader(
         return TorchReader(network, card, device)
     if which == "shipped":
         return _custom_reader(weights.shipped("reader.safetensors"), cache, device)
+    if which.endswith(".onnx") or any(Path(which).glob("*.onnx")):
+        return FastPlateReader(weights.resolve(which, weights_dir or Path(), offline=offline), device=device)
     return _standard_reader(_english_file(which, weights_dir, offline=offline), device)
 
 

@@ -121,6 +121,13 @@ REGISTRY: dict[str, Entry] = {
         True,
         {},
     ),
+    "dinov2": Entry(
+        "DINOv2 large, for Fréchet distances that see like people (arXiv:2306.04675)",
+        (Source("hub", "facebook/dinov2-large"),),
+        "Apache-2.0",
+        True,
+        {},
+    ),
     "inception": Entry(
         "Inception v3 as FID defines it (2015-12-05), for torch-fidelity",
         (

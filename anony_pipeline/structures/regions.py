@@ -17,7 +17,24 @@ class Kind(StrEnum):
 
 
 CATEGORY_IDS = {Kind.FACE: 1, Kind.PLATE: 2}
+CATEGORY_NAMES = {
+    **dict.fromkeys(("face", "faces", "human_face"), Kind.FACE),
+    **dict.fromkeys(
+        ("license_plate", "licence_plate", "license_plates", "licence_plates", "plate", "plates", "number_plate"),
+        Kind.PLATE,
+    ),
+}
+"""How others call the two categories, with spaces and hyphens as underscores."""
 KINDS_BY_CATEGORY = {number: kind for kind, number in CATEGORY_IDS.items()}
+
+
+def kind_of_category(name: str) -> Kind | None:
+    """What a COCO file's category is, by its name; None if it is neither.
+
+    >>> kind_of_category("License Plate"), kind_of_category("car")
+    (<Kind.PLATE: 'license_plate'>, None)
+    """
+    return CATEGORY_NAMES.get(name.lower().strip().replace(" ", "_").replace("-", "_"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -247,3 +247,33 @@ def test_another_profile_does_not_go_on_in_the_same_folder(opened, source, tmp_p
     folder.anonymize_folder([source], tmp_path / "ckpt", tmp_path / "out", profile="solid")
     with pytest.raises(PrivacyError, match="anonymized otherwise"):
         folder.anonymize_folder([source], tmp_path / "ckpt", tmp_path / "out", profile="blur")
+
+
+def renamed(tmp_path, *names):
+    path, document = boxes_file(tmp_path)
+    document["categories"] = [{"id": 5 + number, "name": name} for number, name in enumerate(names)]
+    path.write_text(json.dumps(document))
+    return path
+
+
+@pytest.mark.parametrize("name", ["plate", "Licence Plate", "number-plate"])
+def test_other_names_of_the_categories_are_understood(opened, source, tmp_path, name):
+    folder.anonymize_folder([source], tmp_path / "ckpt", tmp_path / "out", boxes=renamed(tmp_path, name, "car"))
+    changed = (cv2.imread(str(tmp_path / "out" / "deep/b.png")) != IMAGE).any(axis=2)
+    assert changed[20:30, 40:60].mean() > 0.99
+
+
+@pytest.mark.parametrize("names", [("vehicle plate", "face"), ("car", "person")], ids=["unclear", "neither"])
+def test_categories_that_would_silently_be_left_as_they_are_are_refused(opened, source, tmp_path, names):
+    with pytest.raises(DatasetError, match="not clear which categories"):
+        folder.anonymize_folder([source], tmp_path / "ckpt", tmp_path / "out", boxes=renamed(tmp_path, *names))
+
+
+def test_labels_come_back_without_who_it_was(opened, source, tmp_path):
+    path, document = boxes_file(tmp_path)
+    document["annotations"][0] |= {"identity": "plate-1", "serial": "AB-123-CD"}
+    path.write_text(json.dumps(document))
+    folder.anonymize_folder([source], tmp_path / "ckpt", tmp_path / "out", boxes=path)
+    (kept,) = json.loads((tmp_path / "out" / "annotations.json").read_text())["annotations"]
+    assert kept["extra"] == "kept"
+    assert not {"identity", "serial"} & set(kept)

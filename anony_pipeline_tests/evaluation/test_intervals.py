@@ -28,3 +28,22 @@ def test_photographs_of_few_persons_widen_the_interval():
 def test_no_hit_at_all_still_has_an_upper_bound_by_the_number_of_persons():
     low, high = intervals.bootstrap_by_person(np.zeros(200), np.arange(200) % 20, 100, np.random.default_rng(0))
     assert (low, high) == pytest.approx((0, intervals.clopper_pearson(0, 20)[1]))
+
+
+def test_the_interval_of_a_difference_covers_it_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    covered = 0
+    for _ in range(200):
+        first, second = rng.normal(0.3, 0.2, 60), rng.normal(0.1, 0.2, 80)
+        groups = np.arange(60), np.arange(80)
+        low, high = intervals.bootstrap_of_difference((first, groups[0]), (second, groups[1]), 200, rng)
+        covered += low <= 0.2 <= high
+    assert 0.88 <= covered / 200 <= 0.99
+
+
+def test_faces_of_one_photograph_widen_the_interval_of_a_difference():
+    rng = np.random.default_rng(0)
+    values, photographs = np.repeat(rng.normal(size=8), 20), np.repeat(np.arange(8), 20)
+    other = rng.normal(size=160), np.arange(160)
+    width = lambda groups: np.ptp(intervals.bootstrap_of_difference((values, groups), other, 300, rng))  # noqa: E731
+    assert width(photographs) > 2 * width(np.arange(160))

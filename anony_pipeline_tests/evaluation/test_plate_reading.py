@@ -20,3 +20,8 @@ def test_one_character_off_is_still_a_leak(text, leaks):
 def test_character_errors_are_the_edit_distance_over_the_length():
     errors = plate_reading.character_errors(["AB123CD", "AB129CD", "", "XXXXXXXXXXXXXXXXX"], ["AB-123-CD"] * 4)
     assert np.allclose(errors, [0, 1 / 7, 1, 1])
+
+
+def test_a_serial_among_the_candidates_is_a_leak():
+    candidates = [("XX999YY", "AB123CD"), ("XX999YY", "AB123XX"), ()]
+    assert plate_reading.leaks_among(candidates, ["AB-123-CD"] * 3).tolist() == [True, False, False]

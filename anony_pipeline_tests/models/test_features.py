@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from transformers import BitImageProcessor, Dinov2Config, Dinov2Model
 
 from anony_pipeline.errors import WeightsError
 from anony_pipeline.models import features, weights
@@ -35,3 +36,36 @@ def test_the_network_is_small_and_its_maps_halve():
 def test_missing_inception_weights_name_their_file_and_sum(tmp_path):
     with pytest.raises(WeightsError, match=r"inception[\s\S]*6726825d0af5f729"):
         features.load_features("inception", weights_dir=tmp_path)
+
+
+@pytest.fixture(scope="module")
+def dino(tmp_path_factory):
+    """A random DINOv2 of transformers, tiny, in its own format."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "patch_size": 14, "image_size": 224}
+    network = Dinov2Model(Dinov2Config(**sizes)).eval()
+    folder = tmp_path_factory.mktemp("weights") / "dino"
+    network.save_pretrained(folder)
+    return folder, network
+
+
+def test_dinov2_gives_the_class_token_that_its_own_processor_leads_to(dino):
+    folder, network = dino
+    extractor = features.load_features(str(folder))
+    crop = np.random.default_rng(0).integers(0, 256, (224, 224, 3), dtype=np.uint8)
+    processor = BitImageProcessor(
+        do_resize=False, do_center_crop=False, image_mean=(0.485, 0.456, 0.406), image_std=(0.229, 0.224, 0.225)
+    )
+    with torch.no_grad():
+        expected = network(**processor(crop, return_tensors="pt")).last_hidden_state[:, 0]
+    np.testing.assert_allclose(extractor.extract([crop]), expected.numpy(), atol=1e-5)
+    assert extractor.extract([crop[:50, :20], crop]).shape == (2, 24)
+    assert extractor.extract([]).shape == (0, 24)
+    assert (extractor.judge.name, extractor.judge.weights, len(extractor.judge.sha256)) == ("dinov2", "dino", 64)
+
+
+def test_a_folder_with_another_model_is_refused(dino, tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "vit"}')
+    (tmp_path / "model.safetensors").write_bytes((dino[0] / "model.safetensors").read_bytes())
+    with pytest.raises(WeightsError, match="no DINOv2"):
+        features.load_features(str(tmp_path))

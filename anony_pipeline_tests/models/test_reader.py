@@ -1,3 +1,5 @@
+import itertools
+import shutil
 import stat
 from types import SimpleNamespace
 
@@ -9,6 +11,7 @@ import yaml
 from easyocr.config import recognition_models
 from easyocr.model.vgg_model import Model as EnglishModel
 from easyocr.utils import CTCLabelConverter
+from fast_plate_ocr import LicensePlateRecognizer
 
 from anony_pipeline.errors import WeightsError
 from anony_pipeline.models import reader, weights
@@ -171,3 +174,88 @@ def test_a_cache_folder_of_somebody_else_is_refused(shipped, tmp_path, monkeypat
     monkeypatch.setattr(reader, "os", SimpleNamespace(getuid=lambda: 12345))
     with pytest.raises(WeightsError, match="belongs to somebody else"):
         reader.load_reader("shipped", cache=tmp_path / "cache")
+
+
+def test_candidates_are_the_likeliest_texts_by_exhaustive_search():
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        shares = rng.dirichlet(np.ones(4), size=4)
+        everything = {}
+        for path in itertools.product(range(4), repeat=4):
+            text = "".join("ABC"[c - 1] for c in path if c)
+            everything[text] = max(everything.get(text, 0), np.prod(shares[range(4), path]))
+        expected = sorted(everything, key=everything.get, reverse=True)[:5]
+        assert reader.likeliest_texts(shares, ["", "A", "B", "C"], 5) == expected
+
+
+def test_the_held_out_reader_tells_its_candidates_the_best_first(shipped, plates, tmp_path):
+    for reading in reader.load_reader("shipped", cache=tmp_path, held_out=True).read(plates):
+        assert len(set(reading.candidates)) == reader.CANDIDATES
+        assert reading.candidates[0] == reading.text
+
+
+@pytest.fixture(scope="module", params=["grayscale", "rgb"])
+def fast_plate(request, tmp_path_factory):
+    """A random model with fast-plate-ocr's interface: uint8 pictures in, probabilities of each place out."""
+    folder = tmp_path_factory.mktemp("fast") / request.param
+    folder.mkdir()
+    channels, alphabet = (1 if request.param == "grayscale" else 3), reader.ALPHABET + "_"
+
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.dense = torch.nn.Linear(channels * 16 * 32, 7 * len(alphabet))
+
+        def forward(self, pixels):
+            small = torch.nn.functional.avg_pool2d(pixels.float().permute(0, 3, 1, 2) / 255, 4)
+            return torch.softmax(self.dense(small.flatten(1)).view(-1, 7, len(alphabet)) * 4, dim=2)
+
+    torch.manual_seed(0)
+    sample = torch.zeros(2, 64, 128, channels, dtype=torch.uint8)
+    axes = {"input": {0: "batch"}, "plate": {0: "batch"}}
+    names = {"input_names": ["input"], "output_names": ["plate"]}
+    torch.onnx.export(Model(), (sample,), str(folder / "tiny.onnx"), dynamic_axes=axes, dynamo=False, **names)
+    settings = {"max_plate_slots": 7, "alphabet": alphabet, "pad_char": "_", "img_height": 64, "img_width": 128}
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(settings | {"image_color_mode": request.param}))
+    return folder
+
+
+def test_a_model_of_fast_plate_ocr_reads_what_the_library_reads(fast_plate, plates, tmp_path):
+    judge = reader.load_reader(str(fast_plate), cache=tmp_path)
+    by_library = LicensePlateRecognizer(
+        onnx_model_path=fast_plate / "tiny.onnx", plate_config_path=fast_plate / "tiny.yaml", device="cpu"
+    )
+    shown = [cv2.cvtColor(p, cv2.COLOR_RGB2GRAY) for p in plates] if "gray" in fast_plate.name else plates
+    expected = [prediction.plate.replace("_", "") for prediction in by_library.run(shown)]
+    found = judge.read(plates)
+    assert [reading.text for reading in found] == expected
+    assert len(set(expected)) > 1
+    assert all(reading.candidates[0] == reading.text for reading in found)
+    assert judge.read([]) == []
+    assert (judge.judge.name, judge.judge.library.split()[0], judge.judge.weights) == (
+        "tiny",
+        "fast-plate-ocr",
+        "tiny.onnx",
+    )
+
+
+def spoil_settings(folder):
+    (folder / "tiny.yaml").unlink()
+    return "no \\*.yaml"
+
+
+def spoil_alphabet(folder):
+    (folder / "tiny.yaml").write_text((folder / "tiny.yaml").read_text().replace("ABC", "AB"))
+    return "no model of fast-plate-ocr"
+
+
+def spoil_model(folder):
+    (folder / "tiny.onnx").write_bytes(b"not a model")
+    return "no model of fast-plate-ocr"
+
+
+@pytest.mark.parametrize("spoil", [spoil_settings, spoil_alphabet, spoil_model])
+def test_files_that_are_no_model_of_fast_plate_ocr_are_refused(fast_plate, tmp_path, spoil):
+    folder = shutil.copytree(fast_plate, tmp_path / "model")
+    with pytest.raises(WeightsError, match=spoil(folder)):
+        reader.load_reader(str(folder), cache=tmp_path)
