@@ -148,7 +148,7 @@ def render(card: Scorecard, pictures: Sequence[Shown] = (), history: Sequence[Sc
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    environment.globals.update(number=number, title_of=title_of, metrics=METRICS)
+    environment.globals.update(number=number, title_of=title_of, metrics=METRICS, arrowed=_with_arrow)
     slices = sorted({row.slice for row in card.rows} - {OVERALL})
     return environment.get_template("report.html.j2").render(
         card=card,
@@ -167,7 +167,8 @@ def render(card: Scorecard, pictures: Sequence[Shown] = (), history: Sequence[Sc
         originals=card.row("none"),
         attacked=[row for row in overall_rows(card) if "attack_linkability" in row.figures],
         slices=[(name, _slice_rows(card, name)) for name in slices],
-        reasons=_reasons(card),
+        reasons=_reasons(card, HEADLINE),
+        detail_reasons=_reasons(card, DETAILS),
         pictures=[_gallery(shown) for shown in pictures],
         pictured=[(key, TITLES.get(key, key)) for key in PICTURED if any(key in after for _, _, after in pictures)],
     )
@@ -189,12 +190,11 @@ def best(rows: Sequence[Row]) -> dict[str, float]:
     return found
 
 
-def _details(card: Scorecard) -> list[tuple[str, list[tuple[Row, Figure]]]]:
+def _details(card: Scorecard) -> list[tuple[str, list[Figure | None]]]:
+    """The figures that the first table does not show, by method in its order."""
     rows = overall_rows(card)
     return [
-        (name, shown)
-        for name in DETAILS
-        if (shown := [(row, row.figures[name]) for row in rows if name in row.figures])
+        (name, [row.figures.get(name) for row in rows]) for name in DETAILS if any(name in row.figures for row in rows)
     ]
 
 
@@ -246,11 +246,11 @@ def _slice_rows(card: Scorecard, name: str) -> list[Row]:
     ]
 
 
-def _reasons(card: Scorecard) -> list[str]:
+def _reasons(card: Scorecard, names: Sequence[str]) -> list[str]:
     """The reasons of the overall figures that are null, each once, in the order in which they appear."""
     found: dict[str, None] = {}
     for row in overall_rows(card):
-        for name in HEADLINE:
+        for name in names:
             figure = row.figures.get(name)
             if figure is not None and figure.reason is not None:
                 found.setdefault(f"{METRICS[name].title}: {figure.reason}")

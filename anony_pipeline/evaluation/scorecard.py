@@ -233,7 +233,7 @@ def _gate(row: Row | None, name: str, rule: str, bound: float) -> Gate:
         reason = reason or "there is no interval"
     else:
         passed = value >= bound if rule == "at least" else value <= bound
-        reason = None if passed else f"{value:.4f} is not {rule} {bound:g}"
+        reason = None if passed else f"{value:.4f} is {'below' if rule == 'at least' else 'above'} {bound:g}"
     if passed and name == "reid_excess" and (figure.n or 0) < MIN_PROBES:
         passed, reason = False, f"only {figure.n} probes; the gate needs {MIN_PROBES}"
     return Gate(name=name, metric=name, passed=passed, value=value, bound=bound, rule=rule, reason=reason)
