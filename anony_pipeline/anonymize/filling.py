@@ -69,12 +69,13 @@ class Filler:
         self.classifier = classifier
         self.styles, self.secret, self.blocked = styles, secret, config.plate_text_blocked
         self.sizes_hw = {Kind.FACE: face_targets.face_size_hw(config), Kind.PLATE: plate_targets.plate_size_hw(config)}
-        self.context = config.model.generator.context
+        shown = config.model.generator
+        self.contexts = {Kind.FACE: shown.face_context, Kind.PLATE: shown.plate_context}
         self.font_ratios = (config.plate_text_font_ratio_min, config.plate_text_font_ratio_max)
 
     def window(self, region: Region) -> crops.Window:
         """The window of the image that a region's crop shows."""
-        return crops.window_around(region.box_xyxy, self.sizes_hw[region.kind], self.context)
+        return crops.window_around(region.box_xyxy, self.sizes_hw[region.kind], self.contexts[region.kind])
 
     def style_of(self, region: Region, fallback: str | None, image_rgb: np.ndarray) -> str:
         """The style that a region's new plate gets: its own, its image's, a confident guess, or the neutral one."""

@@ -131,8 +131,11 @@ class Generator(Section):
     diffusers: Diffusers = Diffusers()
     face_size: Positive = Field(128, description="edge of a face crop in px; SD wants 256 or 512")
     plate_height: Positive = Field(64, description="height of a plate crop in px; its width is three times that")
-    context: Annotated[float, Field(gt=1)] = Field(
-        2.0, description="a crop's edge over its region's: more shows more surroundings"
+    face_context: Annotated[float, Field(gt=1)] = Field(
+        2.0, description="a face crop's edge over the face's: more shows more surroundings"
+    )
+    plate_context: Annotated[float, Field(gt=1)] = Field(
+        1.5, description="the same for plates: less leaves more pixels for their text"
     )
     face_prompt: str = Field("a face", description="constant text for faces; encoded once")
     plate_prompt: str = Field("a licence plate", description="constant text for plates; encoded once")

@@ -106,7 +106,7 @@ class Donors:
             Kind.FACE,
             min_region_px=max(config.data.min_region_px, 16),
             size_hw=size_hw,
-            context=config.model.generator.context,
+            context=config.model.generator.face_context,
         )
         order = seeding.numpy_generator(config.seed, "baseline donors").permutation(len(chosen))[:DONORS]
         donors = cls(
@@ -136,7 +136,7 @@ class Donors:
         """
         size_hw = face_targets.face_size_hw(self.config)
         region = scene.regions[index]
-        window = crops.window_around(region.box_xyxy, size_hw, self.config.model.generator.context)
+        window = crops.window_around(region.box_xyxy, size_hw, self.config.model.generator.face_context)
         # Images of the two splits may have the same number; a donor is never of the same photograph there.
         record = scene.record if self.of_judged else {**scene.record, "id": -1}
         item = Chosen(record, scene.annotations[index], region, window)

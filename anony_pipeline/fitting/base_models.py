@@ -25,6 +25,7 @@ from anony_pipeline.models.recognizer import export_onnx
 from anony_pipeline.runtime.device import choose_device
 from anony_pipeline.runtime.progress import track
 from anony_pipeline.storage import atomic, manifests
+from anony_pipeline.structures.regions import Kind
 
 SEED = 20_26
 LEGIBLE_PX = 24
@@ -45,7 +46,8 @@ class Amounts:
     detector_steps: int = 1000
     feature_steps: int = 1500
     generator_steps: int = 10_000
-    generator_crops: int = 40_000
+    generator_faces: int = 27_000
+    generator_plates: int = 13_000
     generator_batch: int = 64
     batch: int = 256
     detector_batch: int = 24
@@ -71,7 +73,8 @@ class Amounts:
             detector_steps=times(self.detector_steps, 2),
             feature_steps=times(self.feature_steps, 2),
             generator_steps=times(self.generator_steps, 2),
-            generator_crops=times(self.generator_crops, 64),
+            generator_faces=times(self.generator_faces, 40),
+            generator_plates=times(self.generator_plates, 24),
             generator_batch=max(4, round(self.generator_batch * small)),
             batch=max(16, round(self.batch * small)),
             detector_batch=max(2, round(self.detector_batch * small)),
@@ -207,7 +210,7 @@ def _make_generator(shop: Workshop, name: str) -> Facts:
         out=shop.output,
         work=shop.work / name,
         batch_size=shop.amounts.generator_batch,
-        crops=shop.amounts.generator_crops,
+        crops={Kind.FACE: shop.amounts.generator_faces, Kind.PLATE: shop.amounts.generator_plates},
     )
     # A picture for whoever made it; it is not shipped.
     (shop.output / generator.PREVIEW).replace(shop.work / generator.PREVIEW)

@@ -28,7 +28,7 @@ from anony_pipeline.models.generator import LAST_TIMESTEP, SHIPPED_UNET, Generat
 from anony_pipeline.ops import images
 from anony_pipeline.runtime.progress import log
 from anony_pipeline.runtime.seeding import numpy_generator, seed_for
-from anony_pipeline.storage import atomic
+from anony_pipeline.storage import atomic, manifests
 from anony_pipeline.structures.regions import Kind
 
 STATE = "generator_state.pt"
@@ -37,6 +37,10 @@ VALIDATION_SHARE = 0.02
 SAVE_EVERY_SECONDS = 120.0
 LEARNING_RATE = 4e-4
 LAST_LEARNING_RATE = 2e-5
+FURTHER_LEARNING_RATE = 2e-4
+"""The highest of a training that goes on from weights: more would forget what they know."""
+ADVERSARY_ALONE = 300
+"""Steps, at most an eighth of all, in which a new adversary meets weights that have learned, before they follow it."""
 DISCRIMINATOR_LEARNING_RATE = 2e-4
 EMA_DECAY = 0.999
 R1_EVERY = 16
@@ -45,6 +49,7 @@ R1_WEIGHT = 5.0
 TWIN_SHARE = 0.25
 TWIN_DISTANCE = 0.06
 MASK_GROWTH = (1.1, 1.4)
+CROPS = {Kind.FACE: 27_000, Kind.PLATE: 13_000}
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,8 @@ LATER = {
     Kind.FACE: Mix(pixel=0.2, edges=0.1, features=0.6, adversary=0.5, sameness=0.15),
     Kind.PLATE: Mix(pixel=1.0, edges=0.5, features=0.4, adversary=0.2, sameness=0.0),
 }
+PLATE_STRENGTHS = (0.02, 0.6)
+"""Of the anchors' noise, as ``plate_text_anchor_strength``; above, no text that is not drawn again survives."""
 
 
 @dataclass
@@ -145,10 +152,13 @@ class _Store:
 class _Trainer:
     """All that learns, and one step of it."""
 
-    def __init__(self, steps: int, seed: int, device: torch.device) -> None:
+    def __init__(self, steps: int, seed: int, device: torch.device, former: Path | None = None) -> None:
         torch.manual_seed(seed_for(seed, "generator/weights"))
         self.steps, self.seed, self.device = steps, seed, device
+        self.began_with = None if former is None else manifests.sha256_of(former)
         self.generator = demo_generator().to(device)
+        if former is not None:
+            weights.load_into(self.generator.unet, weights.load_safetensors(former), former)
         self.unet = self.generator.unet.requires_grad_(True).train()
         self.discriminator = Discriminator(channels=48).to(device)
         if device.type == "cuda":
@@ -164,25 +174,32 @@ class _Trainer:
 
     @property
     def adversarial(self) -> bool:
-        """Whether the first third is over."""
-        return self.step >= self.steps // 3
+        """Whether the first third is over, which weights that have learned before don't need."""
+        return self.began_with is not None or self.step >= self.steps // 3
 
     def train_step(self, batch: Batch) -> dict[str, torch.Tensor]:
         """One step of the generator and, after the first third, of its adversary; losses by name."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = _learning_rate(self.step, self.steps)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+        alone = self.began_with is not None and self.step < min(ADVERSARY_ALONE, self.steps // 8)
+        half = torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda")
+        with half, torch.set_grad_enabled(not alone):
             outputs = self._generate(batch)
+        losses = {} if alone else self._train_generator(outputs, batch)
         # The adversary stays in float32: it is small, and spectral normalization mixes dtypes under autocast.
+        if self.adversarial:
+            losses |= self._train_discriminator(outputs.detach().float(), batch)
+        self.step += 1
+        self._average()
+        return losses
+
+    def _train_generator(self, outputs: torch.Tensor, batch: Batch) -> dict[str, torch.Tensor]:
+        highest = LEARNING_RATE if self.began_with is None else FURTHER_LEARNING_RATE
+        for group in self.optimizer.param_groups:
+            group["lr"] = _learning_rate(self.step, self.steps, highest)
         gradient, losses = self._gradient(outputs.detach(), batch)
         self.optimizer.zero_grad(set_to_none=True)
         outputs.backward(gradient.to(outputs.dtype))
         losses["gradient_norm"] = nn.utils.clip_grad_norm_(self.unet.parameters(), 1.0)
         self.optimizer.step()
-        if self.adversarial:
-            losses |= self._train_discriminator(outputs.detach().float(), batch)
-        self.step += 1
-        self._average()
         return losses
 
     def _generate(self, batch: Batch) -> torch.Tensor:
@@ -194,8 +211,8 @@ class _Trainer:
         rng = numpy_generator(self.seed, "generator/timestep", self.step)
         condition = generator.condition(batch.images, batch.masks)
         if batch.anchors is not None:
-            low = torch.from_numpy(rng.uniform(0.3, 1, count)).to(self.device, non_blocking=True)
-            timesteps = (low * LAST_TIMESTEP).round().long()
+            strengths = torch.from_numpy(rng.uniform(*PLATE_STRENGTHS, count)).to(self.device, non_blocking=True)
+            timesteps = (strengths * LAST_TIMESTEP).round().long()
             anchored = generator.encode(torch.where(batch.masks > 0.5, batch.anchors, batch.images))
             latents = generator.add_noise(anchored, noise, timesteps)
             if rng.random() < 0.05:
@@ -272,6 +289,7 @@ class _Trainer:
             "step": self.step,
             "steps": self.steps,
             "seed": self.seed,
+            "began_with": self.began_with,
             "unet": self.unet.state_dict(),
             "ema": self.ema.state_dict(),
             "discriminator": self.discriminator.state_dict(),
@@ -306,60 +324,60 @@ def fit_generator(
     out: Path,
     work: Path,
     batch_size: int = 64,
-    crops: int = 40_000,
-    seconds: float = math.inf,
+    crops: Mapping[Kind, int] = CROPS,
+    former: Path | None = None,
 ) -> dict[str, Any]:
-    """Train the base UNet, in slices if need be, and write its moving average as fp16 safetensors.
+    """Train the base UNet and write its moving average as fp16 safetensors; a broken run goes on where it was saved.
 
     Args:
-        steps: Of all slices together; faces and plates take turns.
+        steps: Faces and plates take turns.
         seed: Of crops, weights and noise.
         device: ``cpu`` or ``cuda``.
         out: Folder of ``generator_unet.safetensors`` and of a picture of validation crops before and after.
-        work: Folder of rendered crops and training state, from which a run of the same steps and seed goes on; can be
-            removed when all is done.
+        work: Folder of rendered crops and training state, from which a run of the same steps, seed and beginning goes
+            on; can be removed when all is done.
         batch_size: Crops a step.
-        crops: Rendered in all; about 50 kB each.
-        seconds: Stop after so many, rendering included; the next call goes on.
+        crops: How many of each kind are rendered; a face's is about 50 kB, a plate's 75 kB.
+        former: Weights of a former training to begin with in place of random ones.
 
     Returns:
-        Facts for the weights' manifest: steps done and wanted, seconds, and the pixel distances on held-out crops.
+        Facts for the weights' manifest: steps, seconds, and the pixel distances on held-out crops.
     """
     begin = time.monotonic()
     rendered = render_crops(work / "crops", count=crops, seed=seed)
-    trainer = _Trainer(steps, seed, torch.device(device))
+    trainer = _Trainer(steps, seed, torch.device(device), former)
     state_file = work / STATE
     if state_file.exists():
         state = torch.load(state_file, map_location=device, weights_only=True)
-        if (state["steps"], state["seed"]) == (steps, seed):
+        if (state["steps"], state["seed"], state["began_with"]) == (steps, seed, trainer.began_with):
             trainer.resume(state)
     stores = [_Store(rendered, kind, trainer.device) for kind in Kind]
     chosen = torch.backends.cudnn.benchmark
     # Two shapes alternate over thousands of steps: looking for the fastest convolutions once pays.
     torch.backends.cudnn.benchmark = True
     try:
-        _train(trainer, stores, batch_size, begin + seconds, state_file)
+        _train(trainer, stores, batch_size, state_file)
     finally:
         torch.backends.cudnn.benchmark = chosen
     _save_state(trainer, state_file)
     weights.save_half(out / SHIPPED_UNET, trainer.ema)
     return {
-        "steps": trainer.step,
-        "steps_wanted": steps,
+        "steps": steps,
         "seconds_of_last_slice": round(time.monotonic() - begin, 1),
         "seed": seed,
         "batch_size": batch_size,
-        "crops": crops,
+        "crops": {kind.value: count for kind, count in crops.items()},
+        "began_with_sha256": trainer.began_with,
         **_validate(trainer, stores, out / PREVIEW),
     }
 
 
-def _train(trainer: _Trainer, stores: list[_Store], batch_size: int, deadline: float, state_file: Path) -> None:
+def _train(trainer: _Trainer, stores: list[_Store], batch_size: int, state_file: Path) -> None:
     said = saved = time.monotonic()
     losses: dict[str, dict[str, torch.Tensor]] = {}
     first = trainer.step
     began = said
-    while trainer.step < trainer.steps and time.monotonic() < deadline:
+    while trainer.step < trainer.steps:
         store = stores[trainer.step % len(stores)]
         batch = store.draw(batch_size, numpy_generator(trainer.seed, "generator/batch", trainer.step))
         losses[store.kind.value] = trainer.train_step(batch)
@@ -450,7 +468,7 @@ def _sameness(outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
     return F.relu(TWIN_DISTANCE - distance).mean()
 
 
-def _learning_rate(step: int, steps: int) -> float:
+def _learning_rate(step: int, steps: int, highest: float) -> float:
     warm = min(1.0, (step + 1) / max(1, min(200, steps // 10)))
     cosine = (1 + math.cos(math.pi * step / steps)) / 2
-    return warm * (LAST_LEARNING_RATE + (LEARNING_RATE - LAST_LEARNING_RATE) * cosine)
+    return warm * (LAST_LEARNING_RATE + (highest - LAST_LEARNING_RATE) * cosine)

@@ -1,9 +1,13 @@
-"""Procedural crops that the base generator learns from: faces, and plates with their serial rendered anew as anchor."""
+"""Procedural crops that the base generator learns from: faces, and plates beside the anchors that they get in use.
+
+An anchor is the plate's own serial, drawn anew and fitted over the photographed one by `targets.plates`, as it is done
+with every plate that is replaced: what the generator learns is what that leaves to be done.
+"""
 
 import json
 import multiprocessing
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +22,8 @@ from anony_pipeline.plates.styles import PlateStyle, load_styles
 from anony_pipeline.runtime.progress import track
 from anony_pipeline.runtime.seeding import numpy_generator
 from anony_pipeline.storage import atomic
+from anony_pipeline.structures.regions import Kind, Region
+from anony_pipeline.targets import plates as plate_targets
 
 FACE_HW = (128, 128)
 PLATE_HW = (64, 192)
@@ -26,12 +32,16 @@ FACE_DRAWN_PX = 144
 CHUNK = 32
 # People and crops of the demo's own data start at 0; the base model must not have met them.
 FIRST_PERSON = 5_000_000
-PLATE_STYLES = ("DE", "FR", "NL", "unspecified")
+FACE_CONTEXT = (1.8, 2.2)
+PLATE_CONTEXT = (1.35, 1.65)
+"""About the defaults of ``face_context`` and ``plate_context``."""
+PLATE_SCALES = (0.15, 1.3)
+"""Of the photograph that a plate's crop is cut from: plates of about 20 to 160 px width."""
 INDEX = "crops.json"
-FACES_PER_PLATE = 2
 # Fewer chunks are rendered before further processes have imported what they need.
 WORTH_PROCESSES = 20
 SUPERSAMPLING = 2
+KNOWN_CORNERS = 0.3
 
 
 @dataclass(frozen=True)
@@ -42,7 +52,7 @@ class Crops:
         faces: ``(N, 128, 128, 3)`` uint8 RGB.
         face_boxes: ``(N, 4)`` float32 xyxy in pixels of the crop.
         plates: ``(M, 64, 192, 3)`` uint8 RGB.
-        anchors: ``(M, 64, 192, 3)`` uint8 RGB: the same serial rendered anew in the same place.
+        anchors: ``(M, 64, 192, 3)`` uint8 RGB: the same with the plate's serial drawn anew and fitted in.
         plate_boxes: ``(M, 4)`` float32 xyxy in pixels of the crop.
     """
 
@@ -53,30 +63,39 @@ class Crops:
     plate_boxes: np.ndarray
 
 
-def render_crops(folder: Path, *, count: int, seed: int) -> Crops:
+def render_crops(folder: Path, *, count: Mapping[Kind, int], seed: int) -> Crops:
     """Render crops once into a folder, in parallel, and map them.
 
     Args:
-        folder: Where the arrays go; if it holds those of the same count and seed, they are used.
-        count: Faces and plates together; two thirds are faces.
+        folder: Where the arrays go; if it holds those of the same counts and seed, they are used.
+        count: How many crops of each kind.
         seed: Same seed, same crops, whatever the number of processes.
     """
-    plates = count // (FACES_PER_PLATE + 1)
-    wanted = {"count": count, "seed": seed}
+    wanted = {**{kind.value: count[kind] for kind in Kind}, "seed": seed}
     if not (folder / INDEX).exists() or json.loads((folder / INDEX).read_text()) != wanted:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / INDEX).unlink(missing_ok=True)
-        _render_kind(folder, "face", count - plates, seed)
-        _render_kind(folder, "plate", plates, seed)
+        for kind in Kind:
+            _render_kind(folder, kind, count[kind], seed)
         atomic.write_json(folder / INDEX, wanted)
     names = ("faces", "face_boxes", "plates", "anchors", "plate_boxes")
     return Crops(*(np.load(folder / f"{name}.npy", mmap_mode="r") for name in names))
 
 
-def face_crop(seed: int, index: int) -> tuple[np.ndarray, np.ndarray]:
-    """Render one face as the generator meets it: ``(128, 128, 3)`` uint8 and its box ``(4,)`` in pixels of the crop."""
+def face_crop(seed: int, index: int, person_seed: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Render one face as the generator meets it.
+
+    Args:
+        seed: Of everything.
+        index: The crop's number.
+        person_seed: Who it is; None draws one of the people that the base model is trained on.
+
+    Returns:
+        The crop, ``(128, 128, 3)`` uint8, and the face's box ``(4,)`` in pixels of the crop.
+    """
     rng = numpy_generator(seed, "generator/face", index)
-    person = people.sample_person(FIRST_PERSON + int(rng.integers(1_000_000)))
+    drawn_seed = FIRST_PERSON + int(rng.integers(1_000_000))
+    person = people.sample_person(drawn_seed if person_seed is None else person_seed)
     drawn = people.render_face_crop(person, rng, size=FACE_DRAWN_PX, family="base")
     return _framed(drawn.image, drawn.box_xyxy.astype(np.float64), FACE_HW, rng)
 
@@ -88,27 +107,30 @@ def plate_crop(seed: int, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarra
         The crop and its anchor, ``(64, 192, 3)`` uint8 each, and the plate's box ``(4,)`` in pixels of the crop.
     """
     rng = numpy_generator(seed, "generator/plate", index)
-    style = load_styles()[str(rng.choice(PLATE_STYLES))]
+    styles = load_styles()
+    # A script's font may be missing, and crops are a function of the seed on every machine.
+    style = styles[str(rng.choice(sorted(key for key, style in styles.items() if not style.font.scripts)))]
     serial = serials.draw(style, rng)
     quad = _quad(style, rng)
     night = rng.random() < 0.25
-    light = _light(rng, night=night)
-    body = _vehicle(quad, rng)
-    scene = _with_plate(
-        body, quad, _drawn(style, serial, rng, wear=rng.uniform(0, 0.8)), retro=1 + 1.5 * night * rng.random()
-    )
-    # The anchor in use is placed by an estimate of corners and light: sometimes good, sometimes only the box.
-    guess = _boxed(quad) if rng.random() < 0.2 else quad + rng.normal(0, 1.0, quad.shape) * SUPERSAMPLING
-    anchor = _with_plate(body, guess, _drawn(style, serial, rng, wear=0.0), retro=1.0)
-    camera_seed = int(rng.integers(1 << 31))
-    anchor_light = light if rng.random() < 0.6 else np.full_like(light, light.mean())
-    box = np.concatenate([quad.min(axis=0), quad.max(axis=0)]) / SUPERSAMPLING
-    return _photograph(scene, light, camera_seed), _photograph(anchor, anchor_light, None), box.astype(np.float32)
+    ratio = rng.uniform(0.55, 0.75)
+    plate = _drawn(style, serial, ratio, rng, wear=rng.uniform(0, 0.8))
+    scene = _with_plate(_vehicle(quad, rng), quad, plate, retro=1 + 1.5 * night * rng.random())
+    scale = float(np.exp(rng.uniform(*np.log(PLATE_SCALES))))
+    size_hw = (round(PLATE_HW[0] * scale), round(PLATE_HW[1] * scale))
+    photograph = _photograph(scene, _light(rng, night=night), size_hw, rng)
+    corners = quad / SUPERSAMPLING * (np.array(size_hw[::-1]) / PLATE_HW[::-1])
+    region = _detected(corners, rng)
+    drawn = plate_targets.Drawn(style, serial, ratio, seed=int(rng.integers(2**31)))
+    anchor, _ = plate_targets.replace(photograph, region, drawn)
+    window = (0.0, 0.0, float(size_hw[1]), float(size_hw[0]))
+    box = crops.to_crop(np.array(region.box_xyxy).reshape(2, 2), window, PLATE_HW).reshape(4)
+    return crops.cut(photograph, window, PLATE_HW), crops.cut(anchor, window, PLATE_HW), box.astype(np.float32)
 
 
-def _render_kind(folder: Path, kind: str, count: int, seed: int) -> None:
+def _render_kind(folder: Path, kind: Kind, count: int, seed: int) -> None:
     chunks = [(kind, seed, start, min(start + CHUNK, count)) for start in range(0, count, CHUNK)]
-    names = ("faces", "face_boxes") if kind == "face" else ("plates", "anchors", "plate_boxes")
+    names = ("faces", "face_boxes") if kind is Kind.FACE else ("plates", "anchors", "plate_boxes")
     arrays: list[np.memmap] = []
     begin = 0
     for rows in track(_mapped(chunks), f"rendering {kind} crops", total=len(chunks)):
@@ -123,7 +145,7 @@ def _render_kind(folder: Path, kind: str, count: int, seed: int) -> None:
         array.flush()
 
 
-Chunk = tuple[str, int, int, int]
+Chunk = tuple[Kind, int, int, int]
 
 
 def _mapped(chunks: list[Chunk]) -> Iterator[tuple[np.ndarray, ...]]:
@@ -139,7 +161,7 @@ def _render_chunk(chunk: Chunk) -> tuple[np.ndarray, ...]:
     kind, seed, start, end = chunk
     cv2.setNumThreads(1)
     rows: Iterable[tuple[np.ndarray, ...]]
-    rows = [face_crop(seed, i) if kind == "face" else plate_crop(seed, i) for i in range(start, end)]
+    rows = [face_crop(seed, i) if kind is Kind.FACE else plate_crop(seed, i) for i in range(start, end)]
     return tuple(np.stack(column) for column in zip(*rows, strict=True))
 
 
@@ -149,7 +171,7 @@ def _framed(
     """Cut the window that the generator would be given about a detected box, which is never quite the true one."""
     size = box[2:] - box[:2]
     detected = box + np.concatenate([size, size]) * rng.normal(0, 0.04, 4)
-    window = crops.window_around(tuple(detected.tolist()), size_hw, context=rng.uniform(1.8, 2.2))
+    window = crops.window_around(tuple(detected.tolist()), size_hw, context=rng.uniform(*FACE_CONTEXT))
     moved = crops.to_crop(box.reshape(2, 2), window, size_hw).reshape(4)
     return crops.cut(image, window, size_hw), moved.astype(np.float32)
 
@@ -157,7 +179,7 @@ def _framed(
 def _quad(style: PlateStyle, rng: np.random.Generator) -> np.ndarray:
     """The plate's corners in the supersampled crop, ``(4, 2)`` clockwise from its own top left."""
     height, width = (edge * SUPERSAMPLING for edge in PLATE_HW)
-    context = rng.uniform(1.8, 2.3)
+    context = rng.uniform(*PLATE_CONTEXT)
     aspect = style.size_mm[0] / style.size_mm[1] * rng.uniform(0.75, 1.02)
     plate_width = min(width / context, height / context * aspect)
     half = np.array([plate_width, plate_width / aspect]) / 2
@@ -172,15 +194,20 @@ def _quad(style: PlateStyle, rng: np.random.Generator) -> np.ndarray:
     return corners + center
 
 
-def _boxed(quad: np.ndarray) -> np.ndarray:
-    (left, top), (right, bottom) = quad.min(axis=0), quad.max(axis=0)
-    return np.array([[left, top], [right, top], [right, bottom], [left, bottom]])
+def _detected(corners: np.ndarray, rng: np.random.Generator) -> Region:
+    """The plate as it is known in use: mostly a detector's box alone, sometimes with its corners."""
+    box = np.concatenate([corners.min(axis=0), corners.max(axis=0)])
+    if rng.random() < KNOWN_CORNERS:
+        placed = corners + rng.normal(0, 0.01, (4, 2)) * (box[2] - box[0])
+        return Region(Kind.PLATE, tuple(box.tolist()), quad=tuple((float(x), float(y)) for x, y in placed))
+    jitter = rng.normal(0, 0.02, 4) * np.tile(box[2:] - box[:2], 2)
+    return Region(Kind.PLATE, tuple((box + jitter).tolist()))
 
 
-def _drawn(style: PlateStyle, serial: str, rng: np.random.Generator, wear: float) -> np.ndarray:
-    height = 96
+def _drawn(style: PlateStyle, serial: str, ratio: float, rng: np.random.Generator, wear: float) -> np.ndarray:
+    height = 112
     size_hw = (height, round(height * style.size_mm[0] / style.size_mm[1]))
-    return render.render(style, serial, size_hw, font_ratio=rng.uniform(0.55, 0.75), rng=rng, wear=wear)
+    return render.render(style, serial, size_hw, font_ratio=ratio, rng=rng, wear=wear)
 
 
 def _vehicle(quad: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -205,7 +232,7 @@ def _vehicle(quad: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         place = _band(level, -1, top - 0.05) if rng.random() < 0.5 else _band(level, bottom + 0.05, 2)
         image *= 1 - 0.6 * (bars * place)[..., None]
     if rng.random() < 0.5:
-        road = _band(level, rng.uniform(max(0.8, bottom), 1.1), 2)
+        road = _band(level, rng.uniform(min(max(0.8, bottom), 1.1), 1.1), 2)
         image += (np.array([70, 70, 72], np.float32) * rng.uniform(0.4, 1.2) - image) * road[..., None]
     if rng.random() < 0.4:
         _lamp(image, x / width, y / height, rng)
@@ -258,14 +285,11 @@ def _light(rng: np.random.Generator, *, night: bool) -> np.ndarray:
     return field[..., None] * np.array([1 + warmth, 1, 1 - warmth], np.float32)
 
 
-def _photograph(scene: np.ndarray, light: np.ndarray, camera_seed: int | None) -> np.ndarray:
-    """Light a scene and shrink it to the crop; with a camera's seed, also blur, noise and JPEG."""
-    height, width = PLATE_HW
+def _photograph(scene: np.ndarray, light: np.ndarray, size_hw: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+    """Light a scene and take a picture of it in ``size_hw`` pixels: with blur, noise and, half of the time, JPEG."""
+    height, width = size_hw
     image = cv2.resize(scene * light, (width, height), interpolation=cv2.INTER_AREA)
-    if camera_seed is None:
-        return np.clip(np.rint(image), 0, 255).astype(np.uint8)
-    rng = np.random.default_rng(camera_seed)
-    blur = rng.uniform(0.2, 1.3)
+    blur = rng.uniform(0.2, 1.0)
     image = cv2.GaussianBlur(image, (0, 0), sigmaX=blur * rng.uniform(0.8, 1.3), sigmaY=blur)
     image += rng.normal(0, rng.uniform(0.5, 6), image.shape) + rng.normal(0, rng.uniform(0, 3), (height, width, 1))
     picture = np.clip(np.rint(image), 0, 255).astype(np.uint8)

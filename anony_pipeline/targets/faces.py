@@ -81,7 +81,7 @@ def make_face_targets(config: Config, coco: CocoSet, *, recognizer: Recognizer |
         Kind.FACE,
         min_region_px=config.data.min_region_px,
         size_hw=size_hw,
-        context=config.model.generator.context,
+        context=config.model.generator.face_context,
     )
     store = TargetStore(Path(config.paths.targets), config.paths.retention_days)
     if config.targets.landmarks and config.targets.face_method != "self":

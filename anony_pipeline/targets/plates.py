@@ -72,7 +72,7 @@ def make_plate_targets(config: Config, coco: CocoSet, styles: Sequence[str]) -> 
         Kind.PLATE,
         min_region_px=config.data.min_region_px,
         size_hw=plate_size_hw(config),
-        context=config.model.generator.context,
+        context=config.model.generator.plate_context,
     )
     groups: dict[str, list[Chosen]] = {style: [] for style in styles}
     for item in chosen:

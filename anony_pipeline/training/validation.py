@@ -125,13 +125,17 @@ class Validator:
     def _choose(self) -> None:
         """Take whole images at random until there are enough regions of each kind; all regions in them are filled."""
         groups: dict[int, list[Chosen]] = {image["id"]: [] for image in self.coco.images}
-        for kind, size_hw in ((Kind.FACE, face_size_hw(self.config)), (Kind.PLATE, plate_size_hw(self.config))):
+        shown = self.config.model.generator
+        for kind, size_hw, context in (
+            (Kind.FACE, face_size_hw(self.config), shown.face_context),
+            (Kind.PLATE, plate_size_hw(self.config), shown.plate_context),
+        ):
             chosen, _ = selection.choose(
                 self.coco,
                 kind,
                 min_region_px=self.config.data.min_region_px,
                 size_hw=size_hw,
-                context=self.config.model.generator.context,
+                context=context,
             )
             for item in chosen:
                 groups[item.image["id"]].append(item)
