@@ -293,6 +293,10 @@ def anonymize(
     profile: Annotated[
         Profile | None, typer.Option("--profile", help="What is done to regions; as the checkpoint says if not given.")
     ] = None,
+    face_detector: Annotated[
+        Path | None,
+        typer.Option("--face-detector", help="YuNet's ONNX file: its faces too, beside the checkpoint's detector's."),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would be done, and do nothing.")] = False,
 ) -> None:
     """Anonymize images and folders. What cannot be generated or verified is filled with one color, and counted."""
@@ -300,7 +304,9 @@ def anonymize(
     from anony_pipeline.anonymize import folder
 
     chosen = None if profile is None else cast("schema.Profile", profile.value)
-    report = folder.anonymize_folder(inputs, checkpoint, output, boxes=boxes, profile=chosen, dry_run=dry_run)
+    report = folder.anonymize_folder(
+        inputs, checkpoint, output, boxes=boxes, profile=chosen, face_detector=face_detector, dry_run=dry_run
+    )
     out.print(printing.folder(report))
     raise typer.Exit(report.exit_status)
 

@@ -16,6 +16,7 @@ from anony_pipeline.anonymize.labels import Labels, found_labels
 from anony_pipeline.anonymize.loading import load_anonymizer, open_checkpoint
 from anony_pipeline.config.schema import Profile
 from anony_pipeline.errors import AnonyPipelineError, MediaError, PrivacyError
+from anony_pipeline.models import weights
 from anony_pipeline.ops import images, xmp
 from anony_pipeline.runtime.progress import track
 from anony_pipeline.storage import atomic, manifests
@@ -87,8 +88,8 @@ def anonymize_folder(
     *,
     boxes: Path | None = None,
     dry_run: bool = False,
-    threshold: float | None = None,
     profile: Profile | None = None,
+    face_detector: Path | None = None,
     device: str = "auto",
 ) -> FolderReport:
     """Anonymize images and folders of images with a checkpoint.
@@ -103,8 +104,8 @@ def anonymize_folder(
         output: Another folder than the inputs.
         boxes: COCO file with the regions to replace; the checkpoint's detector looks for them if None.
         dry_run: List what would be done, and do nothing.
-        threshold: Score above which a detected region is replaced; the configuration's if None.
         profile: ``realistic``, ``blur`` or ``solid``; the release's or configuration's if None.
+        face_detector: YuNet's ONNX file, whose faces are replaced too (see `loading.with_faces`).
         device: ``auto``, ``cpu``, ``cuda`` ...
 
     Raises:
@@ -118,7 +119,11 @@ def anonymize_folder(
     opened = open_checkpoint(checkpoint)
     report = FolderReport(dry_run=dry_run, other_files=_other_files(inputs))
     regions = manifests.sha256_of(boxes) if boxes is not None else "detected"
-    settings = {"threshold": threshold, "regions": regions, "profile": profile or opened.profile}
+    settings = {
+        "regions": regions,
+        "profile": profile or opened.profile,
+        "face_detector": None if face_detector is None else weights.check_sha256(face_detector, None),
+    }
     ledger = Ledger(output / LEDGER, {"checkpoint": opened.sha256, **settings})
     todo = {name: path for name, path in sources.items() if not _finished(name, path, output, ledger, report)}
     if dry_run:
@@ -129,7 +134,7 @@ def anonymize_folder(
     if todo:
         _run(
             todo,
-            load_anonymizer(checkpoint, device, threshold=threshold, profile=profile),
+            load_anonymizer(checkpoint, device, profile=profile, face_detector=face_detector),
             output,
             labels,
             ledger,

@@ -32,6 +32,11 @@ from anony_pipeline.structures.regions import Region
 
 FORMAT = "anony_pipeline.checkpoint/1"
 
+FACE_SCALES = (1.0, 2.0, 4.0)
+"""A further face detector sees each image so enlarged: small faces are found in the largest."""
+LARGEST_VIEW_PX = 12_000_000
+"""No enlargement goes beyond so many pixels, about 1 GB of YuNet's maps."""
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -91,9 +96,9 @@ def load_anonymizer(
     checkpoint: Path,
     device: str = "auto",
     *,
-    threshold: float | None = None,
     profile: Profile | None = None,
     secret: bytes | None = None,
+    face_detector: Path | None = None,
     here: Config | None = None,
 ) -> Anonymizer:
     """Load the anonymizer of a checkpoint: its detector, its adapters on their base model, and the judges that verify.
@@ -101,9 +106,9 @@ def load_anonymizer(
     Args:
         checkpoint: A folder ``checkpoints/step_XXXXXX``.
         device: ``auto``, ``cpu``, ``cuda`` ...
-        threshold: Score above which a detected region is replaced; the configuration's if None.
         profile: ``realistic``, ``blur`` or ``solid``; the release's or configuration's if None.
         secret: Plates get their serials by it; drawn anew if None, and then nobody can repeat the assignment.
+        face_detector: YuNet's ONNX file; what it finds is replaced beside what the checkpoint's detector finds.
         here: See `open_checkpoint`.
 
     Raises:
@@ -114,12 +119,12 @@ def load_anonymizer(
     config = opened.config.model_copy(update={"profile": profile or opened.profile})
     chosen = devices.choose_device(device)
     recognizer, reader = load_verifiers(config, chosen)
+    detect = load_detect(opened, chosen)
     return assemble(
         config,
         load_adapted(opened, chosen),
-        load_detect(opened, chosen),
+        detect if face_detector is None else with_faces(detect, face_detector),
         Verifier(recognizer, reader, Policy().max_similarity),
-        threshold=threshold,
         secret=secret or secrets.token_bytes(32),
     )
 
@@ -131,7 +136,6 @@ def assemble(
     verifier: Verifier,
     *,
     secret: bytes,
-    threshold: float | None = None,
 ) -> Anonymizer:
     """Put an anonymizer together from loaded parts.
 
@@ -141,14 +145,13 @@ def assemble(
         detect: Finds regions; None if they will be given.
         verifier: Lets results out.
         secret: At least 16 bytes.
-        threshold: See `load_anonymizer`.
     """
     settings = config.evaluation
     policy = replace(
         Policy(),
         treatment=TREATMENTS[config.profile],
-        threshold=settings.detection_threshold if threshold is None else threshold,
-        plate_threshold=settings.plate_detection_threshold if threshold is None else threshold,
+        threshold=settings.detection_threshold,
+        plate_threshold=settings.plate_detection_threshold,
         min_region_px=config.data.min_region_px,
     )
     classifier = load_style_classifier(Path(config.model.plate_style)) if config.model.plate_style else None
@@ -187,6 +190,33 @@ def load_detect(checkpoint: Checkpoint, device: torch.device) -> Detect:
     network = detectors.load_detector(checkpoint.folder / "detector.safetensors", device=str(device))
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing from torch's stubs
     return partial(find, network)
+
+
+def with_faces(detect: Detect, path: Path) -> Detect:
+    """Find more faces: what YuNet sees at `FACE_SCALES`, beside what another detector finds.
+
+    Args:
+        detect: The other one.
+        path: YuNet's ONNX file.
+
+    Returns:
+        Finds regions of both; the anonymizer joins those that overlap.
+
+    Raises:
+        WeightsError: See `YuNet`.
+    """
+    views = [(scale, YuNet(path, scale=scale)) for scale in FACE_SCALES]
+
+    def find_all(images_rgb: Sequence[np.ndarray], threshold: float) -> list[list[Region]]:
+        found = detect(images_rgb, threshold)
+        for image, regions in zip(images_rgb, found, strict=True):
+            pixels = image.shape[0] * image.shape[1]
+            for scale, yunet in views:
+                if scale == 1 or scale**2 * pixels <= LARGEST_VIEW_PX:
+                    regions.extend(find(yunet, [image], threshold)[0])
+        return found
+
+    return find_all
 
 
 def find(detector: Detector | YuNet, images_rgb: Sequence[np.ndarray], threshold: float) -> list[list[Region]]:

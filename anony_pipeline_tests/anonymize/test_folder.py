@@ -13,7 +13,7 @@ from anony_pipeline.anonymize.ledger import LedgerRow
 from anony_pipeline.anonymize.loading import Checkpoint, open_checkpoint
 from anony_pipeline.anonymize.policy import Policy
 from anony_pipeline.anonymize.verifying import Verifier
-from anony_pipeline.errors import CheckpointError, DatasetError, MediaError, PrivacyError
+from anony_pipeline.errors import CheckpointError, DatasetError, MediaError, PrivacyError, WeightsError
 from anony_pipeline.structures.regions import Kind, Region
 
 IMAGE = np.random.default_rng(0).integers(0, 255, (60, 80, 3)).astype(np.uint8)
@@ -21,11 +21,11 @@ IMAGE = np.random.default_rng(0).integers(0, 255, (60, 80, 3)).astype(np.uint8)
 
 @pytest.fixture
 def opened(monkeypatch):
-    """A checkpoint whose detector finds one face in each image, and whose policy is solid."""
-    used = []
+    """A checkpoint whose detector finds one face in each image, and whose policy is solid; lists what was loaded."""
+    loaded = []
 
-    def load(checkpoint, device, *, threshold=None, profile=None):
-        used.append(threshold)
+    def load(checkpoint, device, *, profile=None, face_detector=None):
+        loaded.append(checkpoint)
         detect = lambda images, threshold: [[Region(Kind.FACE, (10, 10, 30, 40), score=0.8)] for _ in images]  # noqa: E731
         return Anonymizer(None, Verifier(None, None, 0.4), detect=detect, policy=Policy(treatment="solid"))
 
@@ -33,7 +33,7 @@ def opened(monkeypatch):
         folder, "open_checkpoint", lambda path: Checkpoint(path, None, {"profile": "realistic"}, "c" * 64)
     )
     monkeypatch.setattr(folder, "load_anonymizer", load)
-    return used
+    return loaded
 
 
 @pytest.fixture
@@ -77,6 +77,16 @@ def test_an_image_that_took_the_name_of_a_finished_one_is_anonymized_too(opened,
     again = folder.anonymize_folder([source], tmp_path / "ckpt", tmp_path / "out")
     assert again.written == ["a.png"]
     assert (cv2.imread(str(tmp_path / "out" / "a.png"))[:, 40:] == 255 - IMAGE[:, 40:]).all()
+
+
+def test_another_face_detector_than_the_earlier_runs_is_refused(opened, source, tmp_path):
+    arguments = [source], tmp_path / "ckpt", tmp_path / "out"
+    folder.anonymize_folder(*arguments)
+    (tmp_path / "yunet.onnx").write_bytes(b"weights")
+    with pytest.raises(PrivacyError, match="face_detector"):
+        folder.anonymize_folder(*arguments, face_detector=tmp_path / "yunet.onnx")
+    with pytest.raises(WeightsError, match="missing"):
+        folder.anonymize_folder(*arguments, face_detector=tmp_path / "nowhere.onnx")
 
 
 def test_other_regions_than_those_of_the_earlier_run_are_refused(opened, source, tmp_path):
