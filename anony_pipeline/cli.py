@@ -227,6 +227,22 @@ def train(
     out.print(printing.report(report, "training"))
 
 
+@app.command("cross-fit")
+def cross_fit(
+    config: Configs,
+    output: Output,
+    overrides: Overrides = None,
+    folds: Annotated[int, typer.Option(min=2, help="Trainings; each leaves out a part of the images.")] = 3,
+) -> None:
+    """Train once a fold, and anonymize each training image by a model that never saw it."""
+    from anony_pipeline import printing
+    from anony_pipeline.config import loading
+    from anony_pipeline.training import cross_fitting
+
+    settings = loading.load(config, [*(overrides or ()), f"training.folds={folds}"])
+    out.print(printing.report(cross_fitting.cross_fit(settings, output).anonymized, "cross-fitted"))
+
+
 @app.command()
 def evaluate(
     checkpoint: Annotated[

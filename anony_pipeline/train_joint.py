@@ -68,7 +68,12 @@ def main(
             if not (passing or isinstance(error, AnonyPipelineError)):
                 raise
             Console(stderr=True).print(str(error), markup=False, highlight=False)
-            raise typer.Exit(TRY_AGAIN if passing else FAILED) from error
+            code = TRY_AGAIN if passing else FAILED
+            _write_event({"event": "failed", "exit_code": code})
+            raise typer.Exit(code) from error
+    if os.environ.get("RANK", "0") != "0":
+        # The first of several processes speaks for all.
+        raise typer.Exit(0 if report.finished else STOPPED)
     _write_event(
         {
             "event": "report",
@@ -76,12 +81,15 @@ def main(
             "step": report.step,
             "stage": report.stage,
             "finished": report.finished,
+            "curves": str(report.curves) if report.curves else None,
         }
     )
     console = Console()
     console.print(f"{report.stage}: step {report.step}, {report.seconds:.0f} s of training", highlight=False)
     console.print(f"checkpoint: {report.checkpoint}", highlight=False, soft_wrap=True)
     console.print(f"metrics:    {report.metrics_file}", highlight=False, soft_wrap=True)
+    if report.curves:
+        console.print(f"summary:    {report.curves.with_name('summary.html')}", highlight=False, soft_wrap=True)
     if not report.finished:
         console.print("stopped before the last step: the same command goes on from here")
         raise typer.Exit(STOPPED)

@@ -1,7 +1,7 @@
 """A whole unified set, anonymized, with its labels: what most users came for."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from anony_pipeline.anonymize.anonymizer import Anonymizer, Job
 from anony_pipeline.anonymize.labels import without_who_it_was
 from anony_pipeline.anonymize.loading import load_anonymizer
 from anony_pipeline.config.schema import Config
-from anony_pipeline.datasets import coco, loaders
+from anony_pipeline.datasets import coco, folds, loaders
 from anony_pipeline.datasets.coco import CocoSet, Record
 from anony_pipeline.datasets.loaders import RegionExample
 from anony_pipeline.datasets.sources import SPLITS
@@ -41,26 +41,36 @@ class DatasetReport:
     found: int = 0
 
 
-def anonymize_dataset(config: Config, checkpoint: Path, output: Path, device: str = "auto") -> DatasetReport:
+def anonymize_dataset(
+    config: Config, checkpoint: Path | Sequence[Path], output: Path, device: str = "auto"
+) -> DatasetReport:
     """Anonymize every image of both splits: what is labelled, and what is found of kinds that a source leaves out.
 
     Args:
         config: Names the unified set, and says where weights lie.
-        checkpoint: A release, or a checkpoint.
+        checkpoint: A release, or a checkpoint. Several: one a fold of the training images, the k-th trained without
+            fold k, which it anonymizes; val images were in no training, and the first takes them.
         output: Another folder than the sources'.
         device: ``auto``, ``cpu``, ``cuda``.
 
     Raises:
         PrivacyError: If the output lies where originals lie.
-        CheckpointError: If the checkpoint is incomplete.
+        CheckpointError: If a checkpoint is incomplete.
     """
-    anonymizer = load_anonymizer(checkpoint, device, here=config)
-    report = DatasetReport(output)
-    for split in SPLITS:
-        unified = loaders.open_split(config, split)
+    checkpoints = [checkpoint] if isinstance(checkpoint, Path) else list(checkpoint)
+    whole = {split: loaders.open_split(config, split) for split in SPLITS}
+    for unified in whole.values():
         _refuse_same_place(unified, output)
-        for group in _groups(track(loaders.examples(unified), f"anonymizing {split}", len(unified))):
-            _write(anonymizer, group, output, report)
+    fold_of = folds.folds_of(whole["train"], config.data.sources, len(checkpoints)) if len(checkpoints) > 1 else {}
+    report = DatasetReport(output)
+    for number, path in enumerate(checkpoints):
+        anonymizer = load_anonymizer(path, device, here=config)
+        for split, unified in whole.items():
+            seen = fold_of if split == "train" else {}
+            mine = folds.only(unified, {image["id"] for image in unified.images if seen.get(image["id"], 0) == number})
+            for group in _groups(track(loaders.examples(mine), f"anonymizing {split}", len(mine))):
+                _write(anonymizer, group, output, report)
+    for split, unified in whole.items():
         roots = {name: {"root": name} for name in unified.info.get("sources", {})}
         info = {**unified.info, "description": "anonymized", "sources": roots}
         labels = [without_who_it_was(annotation) for annotation in unified.annotations]

@@ -264,6 +264,11 @@ class Training(Section):
     pretrain_steps: Count = Field(20, description="generator steps on pseudo-targets alone before")
     batch_size: Positive = Field(4, description="crops a step; the first thing to lower when memory runs out")
     accumulation: Positive = Field(1, description="micro-batches a step: same result for less memory and more time")
+    mask_variants: Count = Field(
+        0,
+        description="grown masks of a crop, whose latents are computed once and kept under paths.cache; 0 grows anew "
+        "and encodes at every step: free with the demo's codec, half of the step with a real autoencoder",
+    )
     detector_batch_size: Positive = Field(2, description="whole images a detector step")
     detector_image_px: Positive = Field(320, description="longer edge of the detector's images")
     max_gradient_norm: Annotated[float, Field(gt=0)] = Field(
@@ -274,9 +279,24 @@ class Training(Section):
     )
     validate_every_steps: Positive = Field(20, description="how often validation figures and val_samples are made")
     validation_regions: Positive = Field(48, description="regions of a validation in training; the scorecard uses all")
+    folds: Positive = Field(
+        1, description="for cross-fitting: parts of the training images, of which one is left out; 1 leaves out none"
+    )
+    left_out: Count = Field(0, description="which fold is not trained on, from 0; `anony cross-fit` runs them all")
+    canaries: Annotated[int, Field(ge=0, multiple_of=2)] = Field(
+        0,
+        description="for an audit: faces of which a half is trained on with themselves as targets, and a half is left "
+        "out; metrics.csv then has canary_auc, and the checkpoint can't be released",
+    )
     max_bad_steps: Count = Field(
         10, description="steps with a non-finite loss are skipped and counted; one more stops the run"
     )
+
+    @model_validator(mode="after")
+    def _the_fold_is_there(self) -> "Training":
+        if self.left_out >= self.folds:
+            raise ValueError(f"left_out counts from 0 and must be below folds: got {self.left_out} of {self.folds}")
+        return self
 
 
 class Checkpoint(Section):

@@ -1,4 +1,4 @@
-"""How training is started from a step: in its process, or as a process group of its own."""
+"""How training is started from a step: in its process, as a process group of its own, or as several processes."""
 
 import contextlib
 import json
@@ -31,10 +31,12 @@ TRANSIENT_EXITS = frozenset({-signal.SIGKILL, -signal.SIGBUS, 137, 75})
 class Launcher(dg.ConfigurableResource):
     """Starts training and hands its events on while it runs."""
 
-    mode: Literal["in_process", "subprocess"] = Field(
+    mode: Literal["in_process", "subprocess", "accelerate"] = Field(
         default="in_process",
-        description="`subprocess`: a crash of CUDA leaves the step alive to report it, and nothing stays on the GPU",
+        description="`subprocess`: a crash of CUDA leaves the step alive to report it, and nothing stays on the GPU; "
+        "`accelerate`: the same with several processes, one a GPU",
     )
+    processes: int = Field(default=1, ge=1, description="how many, with `accelerate`; training.batch_size is of all")
     grace_seconds: float = Field(
         default=60.0, description="time to save a checkpoint after a stop, before it is killed"
     )
@@ -52,20 +54,20 @@ class Launcher(dg.ConfigurableResource):
             on_event: Called with each event of the trainer's journal.
 
         Returns:
-            ``checkpoint``, ``step`` and further facts of the training's report.
+            ``checkpoint``, ``step``, ``curves`` (a picture's file, or None) and further facts of the training's report.
 
         Raises:
             dg.RetryRequested: If a trainer of its own was killed, or could not reach a store: a second try can succeed.
         """
         end_with_the_executor(self.grace_seconds)
-        if self.mode == "subprocess":
+        if self.mode != "in_process":
             return self._in_subprocess(layers, overrides, stage, on_event)
         return _in_process(layers, overrides, stage, on_event)
 
     def _in_subprocess(
         self, layers: Sequence[str], overrides: Sequence[str], stage: Stage, on_event: OnEvent
     ) -> dict[str, Any]:
-        command = [sys.executable, "-m", "anony_pipeline.train_joint", "--mode", stage]
+        command = [sys.executable, *self._starter(), "-m", "anony_pipeline.train_joint", "--mode", stage]
         command += [part for layer in layers for part in ("--config", layer)]
         command += [part for override in overrides for part in ("--set", override)]
         with tempfile.TemporaryDirectory(prefix="anony-events-") as folder:
@@ -81,6 +83,12 @@ class Launcher(dg.ConfigurableResource):
             raise dg.Failure("the trainer ended without naming its checkpoint", allow_retries=False)
         return last
 
+    def _starter(self) -> list[str]:
+        if self.mode == "subprocess":
+            return []
+        # What `accelerate launch` runs for several GPUs; by itself it also starts several processes on a CPU.
+        return ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(self.processes)]
+
 
 def _in_process(layers: Sequence[str], overrides: Sequence[str], stage: Stage, on_event: OnEvent) -> Event:
     from anony_pipeline.training import loop, stopping
@@ -94,7 +102,8 @@ def _in_process(layers: Sequence[str], overrides: Sequence[str], stage: Stage, o
         report = loop.train(loading.load(layers, overrides), mode=stage, on_event=observe, should_stop=stop)
     if not report.finished:
         raise stopped
-    return {"checkpoint": str(report.checkpoint), "step": report.step}
+    curves = str(report.curves) if report.curves else None
+    return {"checkpoint": str(report.checkpoint), "step": report.step, "curves": curves}
 
 
 def end_with_the_executor(grace_seconds: float) -> None:
@@ -135,12 +144,16 @@ def _run(command: list[str], environment: dict[str, str], events: Path, on_event
     finally:
         # Also when Dagster interrupts the step: its exception is a BaseException and passes through here.
         stop_group(process, grace)
+        if process.stdin is not None:
+            # Several processes are sessions of their own: what is left of them ends where the pipe does.
+            process.stdin.close()
     if process.returncode:
+        # A launcher between us has exit codes of its own: the trainer says its code as its last event.
+        code = last.get("exit_code", process.returncode)
         failure = dg.Failure(
-            f"the trainer ended with exit code {process.returncode}; its own message stands above, in stderr",
-            allow_retries=False,
+            f"the trainer ended with exit code {code}; its own message stands above, in stderr", allow_retries=False
         )
-        if process.returncode in TRANSIENT_EXITS:
+        if code in TRANSIENT_EXITS:
             raise dg.RetryRequested(retries.RETRIES, retries.WAIT_SECONDS) from failure
         raise failure
     return last

@@ -131,6 +131,17 @@ def picture_file(file: Path | UPath, name: str) -> dg.MetadataValue:
     return picture(images.read(file), name)
 
 
+def curves(file: str | None) -> dict[str, dg.MetadataValue]:
+    """The losses' curves inside the metadata, and where the page about them lies; nothing if nothing was drawn."""
+    if file is None:
+        return {}
+    text = base64.b64encode(Path(file).read_bytes()).decode()
+    return {
+        "curves": dg.MetadataValue.md(f"![losses and figures over the steps](data:image/png;base64,{text})"),
+        "summary": path(Path(file).with_name("summary.html")),
+    }
+
+
 def of_row(row: "Row | None", metrics: Sequence[str]) -> dict[str, Any]:
     """A scorecard row's figures: numbers under the metric's name, and the reason where there is none.
 

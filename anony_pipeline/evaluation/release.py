@@ -53,8 +53,13 @@ def release(checkpoint: Path, card_file: Path, output: Path) -> Release:
     """
     manifest = manifests.read(checkpoint)
     version = manifests.sha256_of(checkpoint / manifests.NAME)
-    card = scorecard.load(card_file)
-    if reasons := reasons_against(card, version):
+    card, config = scorecard.load(card_file), loading.load([checkpoint / CONFIG])
+    reasons = reasons_against(card, version)
+    if config.training.canaries:
+        reasons += (
+            f"an audit's: {config.training.canaries // 2} faces were trained on as they are (training.canaries)",
+        )
+    if reasons:
         return Release(None, version, reasons)
     facts = {name: value for name, value in manifest.items() if name != "files"}
     facts |= {
@@ -68,7 +73,7 @@ def release(checkpoint: Path, card_file: Path, output: Path) -> Release:
             if not name.startswith(LEFT_BEHIND):
                 (part / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(checkpoint / name, part / name)
-        atomic.write_text(part / CONFIG, loading.dump_for_others(loading.load([checkpoint / CONFIG])))
+        atomic.write_text(part / CONFIG, loading.dump_for_others(config))
         shown = card.model_copy(update={"command": shlex.join(map(_last_part, shlex.split(card.command)))})
         atomic.write_json(part / scorecard.NAME, shown.model_dump(mode="json", exclude_none=False))
         released = manifests.write(part, facts)

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
@@ -28,6 +29,19 @@ Pipeline: TypeAlias = StableDiffusionInpaintPipeline | StableDiffusionXLInpaintP
 SHIPPED_UNET = "generator_unet.safetensors"
 INPAINTING_CHANNELS = 9
 LAST_TIMESTEP = 999
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Latents of crops under their masks, as `Generator.encode_crops` makes them.
+
+    Attributes:
+        masked: ``(N, C, h, w)``: of the crops with nothing under the masks.
+        anchored: Likewise: of the crops with their anchors under the masks; None for faces.
+    """
+
+    masked: torch.Tensor
+    anchored: torch.Tensor | None = None
 
 
 class Generator(nn.Module):
@@ -104,6 +118,7 @@ class Generator(nn.Module):
         *,
         noise: torch.Tensor,
         anchors: torch.Tensor | None = None,
+        encoded: Encoded | None = None,
     ) -> torch.Tensor:
         """Replace what is under the masks.
 
@@ -118,6 +133,8 @@ class Generator(nn.Module):
             noise: Standard normal, of `noise_shape`; drawn on the CPU it is the same on every device.
             anchors: ``(N, 3, H, W)`` in ``[-1, 1]``, needed for plates: the rendered plate in place. Only what is under
                 the mask counts.
+            encoded: What `encode_crops` made of the same images, masks and anchors, where that was kept; then nothing
+                is encoded here.
 
         Returns:
             ``(N, 3, H, W)`` float32, in ``[-1, 1]`` under the mask, equal to ``images`` to the bit outside.
@@ -127,8 +144,9 @@ class Generator(nn.Module):
         """
         inside = masks > 0.5
         with self._autocast():
-            condition = self.condition(images, masks)
-            latents, timesteps, stride = self._start(images, inside, kind, noise, anchors)
+            encoded = encoded or self.encode_crops(images, masks, anchors if kind is Kind.PLATE else None)
+            condition = _condition(masks, encoded.masked)
+            latents, timesteps, stride = self._start(encoded, kind, noise)
             for timestep in timesteps[:-1]:
                 with torch.no_grad():
                     latents = self._step(latents, timestep, timestep - stride, condition, kind)
@@ -138,12 +156,15 @@ class Generator(nn.Module):
 
     def condition(self, images: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
         """Mask and masked image as the UNet takes them, ``(N, 1 + C, h, w)``; arguments as in `fill`."""
+        return _condition(masks, self.encode_crops(images, masks).masked)
+
+    @torch.no_grad()
+    def encode_crops(self, images: torch.Tensor, masks: torch.Tensor, anchors: torch.Tensor | None = None) -> Encoded:
+        """What `fill` needs from the autoencoder's encoder; arguments as there. It does not change in training."""
+        inside = masks > 0.5
         # masked_fill, and not a product: 0 * NaN would let a pixel under the mask speak.
-        hidden = images.masked_fill(masks > 0.5, 0.0)
-        with torch.no_grad():
-            latents = self.encode(hidden)
-        small = F.interpolate(masks.to(latents.dtype), size=latents.shape[-2:])
-        return torch.cat([small, latents], dim=1)
+        masked = self.encode(images.masked_fill(inside, 0.0))
+        return Encoded(masked, None if anchors is None else self.encode(torch.where(inside, anchors, images)))
 
     def encode(self, images: torch.Tensor) -> torch.Tensor:
         """Scaled latents of ``(N, 3, H, W)`` images in ``[-1, 1]``: the distribution's mode, which can be cached."""
@@ -190,9 +211,7 @@ class Generator(nn.Module):
         alpha = self._alphas_cumprod(timesteps)
         return alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
 
-    def _start(
-        self, images: torch.Tensor, inside: torch.Tensor, kind: Kind, noise: torch.Tensor, anchors: torch.Tensor | None
-    ) -> tuple[torch.Tensor, list[int], int]:
+    def _start(self, encoded: Encoded, kind: Kind, noise: torch.Tensor) -> tuple[torch.Tensor, list[int], int]:
         """First latents, the timesteps, and what a step subtracts from one."""
         count = self.steps[kind]
         noise = noise.to(self.device)
@@ -200,12 +219,10 @@ class Generator(nn.Module):
             scheduler = self.pipeline.scheduler
             scheduler.set_timesteps(count)
             return noise, scheduler.timesteps.tolist(), scheduler.config.num_train_timesteps // count
-        if anchors is None:
+        if encoded.anchored is None:
             raise ValueError("plates start from an anchor: got anchors=None")
         first = round(LAST_TIMESTEP * self.anchor_strength)
-        with torch.no_grad():
-            anchored = self.encode(torch.where(inside, anchors, images))
-            latents = self.add_noise(anchored, noise, self._timesteps(first, len(images)))
+        latents = self.add_noise(encoded.anchored, noise, self._timesteps(first, len(noise)))
         # "Trailing" spacing over [0, first] (Lin et al., Common Diffusion Noise Schedules and Sample Steps are Flawed,
         # 2024, table 2).
         return latents, [round((first + 1) * (count - i) / count) - 1 for i in range(count)], (first + 1) // count
@@ -240,6 +257,10 @@ class Generator(nn.Module):
         # Trained weights are float32 beside frozen ones in half precision; autocast brings them together.
         half = self.dtype != torch.float32
         return torch.autocast(self.device.type, dtype=self.dtype if half else None, enabled=half)
+
+
+def _condition(masks: torch.Tensor, masked: torch.Tensor) -> torch.Tensor:
+    return torch.cat([F.interpolate(masks.to(masked.dtype), size=masked.shape[-2:]), masked], dim=1)
 
 
 def load_generator(config: Config, *, device: torch.device, dtype: torch.dtype) -> Generator:

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import torch
 
-from anony_pipeline.models.generator import Generator
+from anony_pipeline.models.generator import Encoded, Generator
 from anony_pipeline.ops import crops, images, masks
 from anony_pipeline.runtime import seeding
 from anony_pipeline.runtime.device import torch_generator
@@ -32,6 +32,7 @@ class Batch:
         anchors: Likewise; None for faces.
         masks: ``(N, 1, H, W)``, 0 or 1, grown at random; every region in the crop is under them.
         noise: Standard normal, as the generator wants it.
+        encoded: The crops' latents under these masks, where they are kept.
     """
 
     kind: Kind
@@ -42,6 +43,7 @@ class Batch:
     anchors: torch.Tensor | None
     masks: torch.Tensor
     noise: torch.Tensor
+    encoded: Encoded | None = None
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -57,6 +59,7 @@ class Batch:
             None if self.anchors is None else self.anchors[chosen],
             self.masks[chosen],
             self.noise[chosen],
+            None if self.encoded is None else _part(self.encoded, chosen),
         )
 
     @property
@@ -130,22 +133,34 @@ def draw_batch(
         int(_order(len(samples), seed, f"{stream}/{samples.kind}", int(place) // len(samples))[place % len(samples)])
         for place in places
     )
-    grown = [
-        grow_mask(
-            samples.masks[index], samples.rows[index], seeding.numpy_generator(seed, f"{stream}/mask", int(place))
-        )
-        for place, index in zip(places, indices, strict=True)
-    ]
+    rngs = [seeding.numpy_generator(seed, f"{stream}/mask", int(place)) for place in places]
+    latents = data.latents.get(samples.kind)
+    if latents is None:
+        encoded = None
+        grown = [
+            grow_mask(samples.masks[index], samples.rows[index], rng) for index, rng in zip(indices, rngs, strict=True)
+        ]
+    else:
+        numbers = [int(rng.integers(latents.variants)) for rng in rngs]
+        encoded = latents.encoded(indices, numbers)
+        grown = [
+            variant_mask(samples, index, number, latents.seed) for index, number in zip(indices, numbers, strict=True)
+        ]
     height, width = samples.masks.shape[1:]
     noise = torch.randn(
         generator.noise_shape(size, (height, width)),
         generator=torch_generator(seeding.seed_for(seed, f"{stream}/noise", step)),
     )
-    return assemble(samples, indices, np.stack(grown), noise, device)
+    return assemble(samples, indices, np.stack(grown), noise, device, encoded)
 
 
 def assemble(
-    samples: SampleSet, indices: Sequence[int], holes: np.ndarray, noise: torch.Tensor, device: torch.device
+    samples: SampleSet,
+    indices: Sequence[int],
+    holes: np.ndarray,
+    noise: torch.Tensor,
+    device: torch.device,
+    encoded: Encoded | None = None,
 ) -> Batch:
     """Put samples into tensors.
 
@@ -155,6 +170,7 @@ def assemble(
         holes: ``(N, H, W)`` masks, 0 or 1.
         noise: Standard normal, of the generator's `noise_shape`.
         device: Where the tensors go.
+        encoded: The latents of the crops under these masks.
     """
     chosen = list(indices)
 
@@ -170,12 +186,39 @@ def assemble(
         anchors=None if samples.anchors is None else tensor(samples.anchors),
         masks=torch.from_numpy(holes.astype(np.float32))[:, None].to(device),
         noise=noise.to(device),
+        encoded=None if encoded is None else _moved(encoded, device),
     )
+
+
+def fill(generator: Generator, batch: Batch) -> torch.Tensor:
+    """Let the generator fill a batch, or a part of one: ``(N, 3, H, W)`` in ``[-1, 1]``."""
+    return generator.fill(
+        batch.originals,
+        batch.masks,
+        batch.kind,
+        noise=batch.noise,
+        anchors=batch.anchors,
+        encoded=batch.encoded,
+    )
+
+
+def _part(encoded: Encoded, chosen: slice) -> Encoded:
+    return Encoded(encoded.masked[chosen], None if encoded.anchored is None else encoded.anchored[chosen])
+
+
+def _moved(encoded: Encoded, device: torch.device) -> Encoded:
+    return Encoded(encoded.masked.to(device), None if encoded.anchored is None else encoded.anchored.to(device))
 
 
 @functools.lru_cache(maxsize=8)
 def _order(count: int, seed: int, stream: str, epoch: int) -> np.ndarray:
     return seeding.numpy_generator(seed, f"{stream}/order", epoch).permutation(count)
+
+
+def variant_mask(samples: SampleSet, index: int, number: int, seed: int) -> np.ndarray:
+    """One of a crop's fixed grown masks, ``(H, W)`` uint8, 0 or 1: the same in every stage and at every step."""
+    rng = seeding.numpy_generator(seed, f"variant/{samples.kind}/{index}", number)
+    return grow_mask(samples.masks[index], samples.rows[index], rng)
 
 
 def grow_mask(mask: np.ndarray, row: SampleRow, rng: np.random.Generator) -> np.ndarray:

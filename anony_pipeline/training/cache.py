@@ -8,17 +8,19 @@ import dataclasses
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+import torch
 
 from anony_pipeline.anonymize.verifying import PLATE_MARGIN
 from anony_pipeline.config.schema import Config
 from anony_pipeline.datasets.coco import CocoSet
 from anony_pipeline.errors import DatasetError
+from anony_pipeline.models.generator import Encoded
 from anony_pipeline.models.recognizer import INPUT_SIZE, alignment
 from anony_pipeline.ops import crops, images, masks
 from anony_pipeline.runtime import progress
@@ -36,6 +38,9 @@ VERSION = 1
 
 Points = tuple[tuple[float, float], ...]
 Box = tuple[float, float, float, float]
+
+CANARY = "canary"
+"""The method of a target that is the original itself: an audit's (see `canaries`)."""
 
 MIN_DETECTOR_PX = 3
 """A box with a shorter edge at the detector's scale is not learned from."""
@@ -105,6 +110,33 @@ class SampleSet:
 
 
 @dataclass(frozen=True)
+class LatentSet:
+    """The autoencoder's latents of all crops of one kind, each under the same few grown masks (see `latents`).
+
+    Attributes:
+        variants: K, masks of each crop.
+        seed: They grew by it.
+        dtype: Of the latents; the arrays hold bfloat16 as the bits of int16.
+        masked: ``(N, K, C, h, w)``: of the crops without what is under the masks.
+        anchored: Likewise, with the anchors under the masks; None for faces.
+    """
+
+    variants: int
+    seed: int
+    dtype: torch.dtype
+    masked: np.ndarray
+    anchored: np.ndarray | None
+
+    def encoded(self, indices: Sequence[int], numbers: Sequence[int]) -> Encoded:
+        """Latents of some crops, each under one of its masks, as the generator takes them."""
+
+        def tensor(array: np.ndarray) -> torch.Tensor:
+            return torch.from_numpy(array[list(indices), list(numbers)]).view(self.dtype)
+
+        return Encoded(tensor(self.masked), None if self.anchored is None else tensor(self.anchored))
+
+
+@dataclass(frozen=True)
 class DetectorImage:
     """What is known of one whole image.
 
@@ -153,11 +185,13 @@ class TrainingData:
         samples: The crops by kind; a kind without samples is left out.
         detector: The whole images.
         key: The hash of what all this was made of.
+        latents: Of the crops, by kind, where they are kept.
     """
 
     samples: dict[Kind, SampleSet]
     detector: DetectorSet
     key: str
+    latents: dict[Kind, LatentSet] = field(default_factory=dict)
 
 
 def build(config: Config, coco: CocoSet, records: Sequence[TargetRecord]) -> TrainingData:
@@ -366,9 +400,9 @@ class _Writer:
         size_hw, into = self.sizes[kind], arrays[kind]
         index = len(self.rows[kind])
         region = Region.from_coco(annotation, image.get("plate_style"))
-        target = self.store.read(record.target_file)
         original, mask = crops.cut(pixels, record.window, size_hw), masks.crop_mask(regions, record.window, size_hw)
         into["originals"][index], into["masks"][index] = original, mask
+        target = original if record.method == CANARY else self.store.read(record.target_file)
         # Outside the mask the generator can only give back the original: a fitted plate's rim must not ask for more.
         into["targets"][index] = np.where(mask[..., None] > 0, target, original)
         if record.anchor_file is not None:

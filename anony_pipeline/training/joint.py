@@ -8,7 +8,7 @@ import torch
 
 from anony_pipeline.losses import adversarial
 from anony_pipeline.runtime.processes import Team
-from anony_pipeline.training.batches import Batch, DetectorBatch, Generated
+from anony_pipeline.training.batches import Batch, DetectorBatch, Generated, fill
 from anony_pipeline.training.objective import Objective
 from anony_pipeline.training.state import TrainingState
 
@@ -37,9 +37,7 @@ def step_generator(state: TrainingState, batch: Batch, objective: Objective) -> 
         # Judging must not move its spectral norms: they would depend on how many parts the batch is filled in.
         adversary.requires_grad_(False).eval()
     for part in _parts(batch, state.config.training.accumulation, state.team):
-        filled = state.networks.generator.fill(
-            part.originals, part.masks, part.kind, noise=part.noise, anchors=part.anchors
-        )
+        filled = fill(state.networks.generator, part)
         total, losses = objective(part, filled, state.stage)
         share = len(part) / len(batch)
         for name, value in losses.items():

@@ -33,6 +33,7 @@ COLUMNS = (
     "kid",
     "train_mean_sim",
     "similarity_gap",
+    "canary_auc",
     "id",
     "adv",
     "detection",

@@ -4,7 +4,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -12,7 +12,7 @@ import torch
 
 from anony_pipeline.config import loading
 from anony_pipeline.config.schema import Config
-from anony_pipeline.datasets import loaders, unify
+from anony_pipeline.datasets import folds, loaders, unify
 from anony_pipeline.datasets.coco import CocoSet
 from anony_pipeline.errors import AnonyPipelineError, CheckpointError, ConfigError, DatasetError
 from anony_pipeline.losses import identity
@@ -24,9 +24,10 @@ from anony_pipeline.storage import locations, locks
 from anony_pipeline.structures.regions import Kind
 from anony_pipeline.targets.faces import make_face_targets
 from anony_pipeline.targets.plates import make_plate_targets
-from anony_pipeline.training import batches, cache, joint, networks, state, validation
+from anony_pipeline.training import batches, cache, joint, latents, networks, state, summary, validation
 from anony_pipeline.training.batches import Batch, Generated
 from anony_pipeline.training.cache import TrainingData
+from anony_pipeline.training.canaries import Canaries, plant
 from anony_pipeline.training.journal import Journal, OnEvent, finite
 from anony_pipeline.training.networks import Critics
 from anony_pipeline.training.objective import Objective
@@ -59,6 +60,7 @@ class TrainReport:
         samples: Crops trained on, by kind.
         bad_steps: Steps skipped because something was not finite.
         trained_parameters: How many of the generator's weights learned.
+        curves: A picture of the losses and figures; `summary.html` lies beside it.
     """
 
     checkpoint: Path
@@ -73,6 +75,7 @@ class TrainReport:
     samples: dict[str, int] = field(default_factory=dict)
     bad_steps: int = 0
     trained_parameters: int = 0
+    curves: Path | None = None
 
 
 def train(
@@ -116,22 +119,30 @@ def train(
         return run.joint(max_steps or config.training.max_steps)
 
 
-def prepare(config: Config, coco: CocoSet) -> TrainingData:
+def prepare(config: Config, coco: CocoSet) -> tuple[TrainingData, Canaries | None]:
     """Make what training reads, as far as it is not there: pseudo-targets and the cache of samples.
+
+    Returns:
+        The samples, and the canaries of an audit.
 
     Raises:
         DatasetError: If no region has a target.
     """
+    training = config.training
+    if training.folds > 1:
+        # Before targets are made: a donor from the fold that is left out would be learned too.
+        coco = folds.without_fold(coco, config.data.sources, training.folds, training.left_out)
     faces = make_face_targets(config, coco)
     plates = make_plate_targets(config, coco, list(configured_styles())).values()
     records = [*faces.records, *(record for report in plates for record in report.records)]
+    records, planted = plant(config, coco, records)
     data = cache.build(config, coco, records)
     for kind in Kind:
         if kind not in data.samples:
             log.warning("the training split has no %s with a target: the generator learns the other kind alone", kind)
     for reason, count in faces.failed.items():
         log.warning("%d of %d faces have no target (%s) and are not trained on", count, faces.regions, reason)
-    return data
+    return data, planted
 
 
 def fingerprint(config: Config, stage: str, begins_with: str) -> str:
@@ -170,9 +181,10 @@ class _Training:
         check_shares(config, self.team.size)
         with self.team.first_goes_ahead():
             unify.ensure_unified(config)
-            self.data = prepare(config, loaders.open_split(config, "train"))
+            self.data, planted = prepare(config, loaders.open_split(config, "train"))
         faces = self.data.samples.get(Kind.FACE)
-        self.validator = validation.Validator(config, loaders.open_split(config, "val"), trained_on=faces)
+        val = loaders.open_split(config, "val")
+        self.validator = validation.Validator(config, val, trained_on=faces, canaries=planted)
         self.outputs = Path(config.paths.outputs)
 
     def pretrain(self, steps: int) -> TrainReport:
@@ -204,9 +216,11 @@ class _Training:
         if saved is not None:
             current.load(saved.path)
             log.info("%s: going on from step %d", stage, saved.step)
+        with self.team.first_goes_ahead():
+            data = replace(self.data, latents=latents.build(self.config, self.data, learning.generator))
         folder = self.outputs if stage == "joint" else root
         journal = Journal(folder, stage, self.on_event, writes=self.team.is_first)
-        stage_run = _Stage(self.config, current, self.data, self.validator, journal, root, label)
+        stage_run = _Stage(self.config, current, data, self.validator, journal, root, label)
         finished = stage_run.go(steps, self.should_stop)
         last = stage_run.saved or saved
         if last is None:
@@ -225,7 +239,7 @@ class _Training:
     ) -> TrainReport:
         folder = self.outputs if stage == "joint" else self.outputs / "pretrained"
         learned = current.ema.values() if current else ()
-        return TrainReport(
+        report = TrainReport(
             checkpoint=saved.path,
             manifest_sha256=saved.manifest_sha256,
             stage=stage,
@@ -239,6 +253,11 @@ class _Training:
             bad_steps=current.progress.bad_steps if current else 0,
             trained_parameters=sum(value.numel() for value in learned),
         )
+        if current is None or not self.team.is_first:
+            # Nothing new was learned, or another process says it.
+            return replace(report, curves=_if_there(folder / summary.CURVES))
+        facts = asdict(report) | {"checkpoint": saved.path.name}
+        return replace(report, curves=summary.write(folder, self.config, facts))
 
 
 class _Stage:
@@ -344,9 +363,7 @@ class _Stage:
     def _generate(self) -> Generated:
         """Crops for the discriminator where there are none: the generator does not learn, or its step was skipped."""
         batch = self._batch()
-        outputs = self.state.networks.generator.fill(
-            batch.originals, batch.masks, batch.kind, noise=batch.noise, anchors=batch.anchors
-        )
+        outputs = batches.fill(self.state.networks.generator, batch)
         return Generated(batch.kind, batch.indices, batch.originals, batch.masks, outputs)
 
     def _ends_cycle(self) -> bool:
@@ -390,6 +407,10 @@ class _Stage:
         self.state.team.wait()
         if not self.state.team.is_first:
             self.saved = state.latest(self.root, self.label)
+
+
+def _if_there(path: Path) -> Path | None:
+    return path if path.exists() else None
 
 
 def check_shares(config: Config, count: int) -> None:

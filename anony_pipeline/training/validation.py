@@ -31,6 +31,7 @@ from anony_pipeline.targets.plates import plate_size_hw
 from anony_pipeline.targets.selection import Chosen
 from anony_pipeline.training import batches, cache
 from anony_pipeline.training.cache import SampleRow, SampleSet
+from anony_pipeline.training.canaries import Canaries, membership_auc
 from anony_pipeline.training.state import TrainingState
 
 PICTURES = 8
@@ -89,12 +90,18 @@ class Validator:
         judges: Who measures; loaded at the first call if None.
         trained_on: The training faces. Some are filled too: a generator that gives back faces that it learned from
             makes them more like the originals than it makes faces that it never saw.
+        canaries: Of an audit.
     """
 
     def __init__(
-        self, config: Config, coco: CocoSet, judges: Judges | None = None, trained_on: SampleSet | None = None
+        self,
+        config: Config,
+        coco: CocoSet,
+        judges: Judges | None = None,
+        trained_on: SampleSet | None = None,
+        canaries: Canaries | None = None,
     ) -> None:
-        self.config, self.coco, self.judges = config, coco, judges
+        self.config, self.coco, self.judges, self.canaries = config, coco, judges, canaries
         self.trained_on = _evenly(trained_on, -(-config.training.validation_regions // 2)) if trained_on else None
         self.samples: dict[Kind, SampleSet] = {}
         self.scenes: list[Scene] = []
@@ -108,7 +115,7 @@ class Validator:
 
         Returns:
             `arcface_mean_sim`, `train_mean_sim`, `similarity_gap` (the one on training faces minus that on val faces),
-            `easyocr_plate_acc`, `fid`, `kid` and `val_map`; what can't be measured is left out.
+            `canary_auc`, `easyocr_plate_acc`, `fid`, `kid` and `val_map`; what can't be measured is left out.
         """
         judges = self.judges = self.judges or load_judges(self.config, state.device)
         if not self.scenes:
@@ -116,7 +123,11 @@ class Validator:
         with state.averaged():
             outputs = {kind: self._fill(state, samples) for kind, samples in self.samples.items()}
             learned = self._fill(state, self.trained_on) if self.trained_on else []
+            sung = self._fill(state, self.canaries.samples) if self.canaries else []
         figures = self._faces(judges.recognizer, outputs, learned) | self._plates(judges.reader, outputs)
+        if self.canaries is not None:
+            scores = _cosines(judges.recognizer, self.canaries.samples, sung)
+            figures["canary_auc"] = membership_auc(scores, self.canaries.planted)
         figures |= self._distances(judges.features, outputs)
         figures |= self._detections(state, outputs)
         self._pictures(outputs, folder / f"step{state.progress.step:04d}")
@@ -196,9 +207,7 @@ class Validator:
             )
             batch = batches.assemble(samples, chosen, samples.masks[list(chosen)], noise, state.device)
             with torch.inference_mode():
-                filled = generator.fill(
-                    batch.originals, batch.masks, batch.kind, noise=batch.noise, anchors=batch.anchors
-                )
+                filled = batches.fill(generator, batch)
             outputs += images.to_images(filled)
         return outputs
 
@@ -207,9 +216,11 @@ class Validator:
     ) -> dict[str, float]:
         figures = {}
         if Kind.FACE in outputs:
-            figures["arcface_mean_sim"] = _mean_cosine(recognizer, self.samples[Kind.FACE], outputs[Kind.FACE])
+            figures["arcface_mean_sim"] = float(
+                _cosines(recognizer, self.samples[Kind.FACE], outputs[Kind.FACE]).mean()
+            )
         if self.trained_on is not None:
-            figures["train_mean_sim"] = _mean_cosine(recognizer, self.trained_on, learned)
+            figures["train_mean_sim"] = float(_cosines(recognizer, self.trained_on, learned).mean())
         if len(figures) == 2:
             figures["similarity_gap"] = figures["train_mean_sim"] - figures["arcface_mean_sim"]
         return figures
@@ -307,8 +318,8 @@ def _evenly(samples: SampleSet, count: int) -> SampleSet:
     )
 
 
-def _mean_cosine(recognizer: Recognizer, samples: SampleSet, pictures: Sequence[np.ndarray]) -> float:
-    """How like the originals a recognizer finds what was made of them."""
+def _cosines(recognizer: Recognizer, samples: SampleSet, pictures: Sequence[np.ndarray]) -> np.ndarray:
+    """How like each original a recognizer finds what was made of it, ``(N,)``."""
 
     def embed(faces: Sequence[np.ndarray]) -> np.ndarray:
         regions = (_region(Kind.FACE, row) for row in samples.rows)
@@ -316,7 +327,7 @@ def _mean_cosine(recognizer: Recognizer, samples: SampleSet, pictures: Sequence[
             [align(face, region, recognizer.input_size) for face, region in zip(faces, regions, strict=True)]
         )
 
-    return float(reidentification.cosine(embed(list(samples.originals)), embed(pictures)).mean())
+    return reidentification.cosine(embed(list(samples.originals)), embed(pictures))
 
 
 def _region(kind: Kind, row: SampleRow) -> Region:

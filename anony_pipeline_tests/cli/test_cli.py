@@ -19,6 +19,7 @@ COMMANDS = (
     "demo",
     "scorecard",
     "compare",
+    "cross-fit",
     "streetscape",
     "unify",
     "plan",

@@ -1,5 +1,6 @@
 """One run from raw data to scorecard; what it leaves in Dagster; and what is released."""
 
+import base64
 import json
 from pathlib import Path
 
@@ -154,6 +155,16 @@ def test_an_unknown_style_is_a_failed_check(house, instance):
     (found,) = [check for check in result.get_asset_check_evaluations() if not check.passed]
     assert found.check_name == "styles_are_known"
     assert "ZZ, 1 images" in found.metadata["first"].value
+
+
+def test_both_stages_show_their_curves(done):
+    for asset in ("pretrained_generator", "joint_checkpoint"):
+        entry = latest(done.instance, asset).metadata
+        assert (
+            "data:image/png;base64," + base64.b64encode(done.house.curves.read_bytes()).decode()
+            in entry["curves"].value
+        )
+        assert entry["summary"].value == str(done.house.curves.with_name("summary.html"))
 
 
 def test_nothing_is_released_while_a_gate_fails(house, instance):

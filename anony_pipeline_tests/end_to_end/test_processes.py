@@ -16,6 +16,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 FOR_EVER = ["training.max_steps=100000", "training.validate_every_steps=100000", "checkpoint.save_every_steps=2"]
 SUBPROCESS = {"mode": "subprocess", "grace_seconds": 60.0}
+ACCELERATE = {"mode": "accelerate", "processes": 2, "grace_seconds": 60.0}
 
 
 @pytest.fixture
@@ -99,6 +100,8 @@ def assert_it_goes_on(home, step):
         ("trainer", signal.SIGTERM, SUBPROCESS),
         ("cli", signal.SIGINT, {"mode": "in_process"}),
         ("cli", signal.SIGKILL, {"mode": "in_process"}),
+        ("worker", signal.SIGTERM, ACCELERATE),
+        ("cli", signal.SIGKILL, ACCELERATE),
     ],
     ids=lambda value: value["mode"] if isinstance(value, dict) else getattr(value, "name", value),
 )
@@ -119,6 +122,15 @@ def test_whoever_is_stopped_the_training_is_saved_and_goes_on(home, who, number,
         assert "joint_training" in reaped.stdout
     assert_nothing_is_held(home)
     assert_it_goes_on(home, step)
+
+
+def test_two_processes_train_one_step_together(home):
+    training = Training(home, [], ACCELERATE)
+    assert training.process.wait(timeout=300) == 0, (home / "run.log").read_text()
+    # One of them speaks and writes.
+    assert [event["step"] for event in events(home, "end") if event["stage"] == "joint"] == [2]
+    assert last_good(home) == 2
+    assert_nothing_is_held(home)
 
 
 def test_a_trainer_that_was_killed_is_started_again_and_goes_on(home):

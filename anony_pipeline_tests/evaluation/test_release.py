@@ -14,9 +14,9 @@ from anony_pipeline_tests.evaluation.test_comparison import card
 from anony_pipeline_tests.training import tiny
 
 
-def test_a_release_names_no_folder_and_says_where_it_comes_from(tmp_path):
+def judged_checkpoint(tmp_path, config):
+    """A checkpoint with a scorecard that passed its gate; its folder and version."""
     checkpoint = tmp_path / "out" / "checkpoints" / "step_000040"
-    config = tiny.make_config(tmp_path, model__plate_style=str(tmp_path / "style.onnx"))
     with atomic.folder(checkpoint) as part:
         (part / "adapters").mkdir()
         (part / "adapters" / "adapters.json").write_text("{}")
@@ -33,6 +33,20 @@ def test_a_release_names_no_folder_and_says_where_it_comes_from(tmp_path):
         }
     )
     atomic.write_json(tmp_path / "scorecard.json", judged.model_dump(mode="json"))
+    return checkpoint, version
+
+
+def test_a_checkpoint_with_planted_canaries_is_never_released(tmp_path):
+    checkpoint, _ = judged_checkpoint(tmp_path, tiny.make_config(tmp_path, training__canaries=6))
+    made = release.release(checkpoint, tmp_path / "scorecard.json", tmp_path / "released")
+    assert not made.released
+    assert "3 faces were trained on as they are" in made.reasons[0]
+    assert not (tmp_path / "released").exists()
+
+
+def test_a_release_names_no_folder_and_says_where_it_comes_from(tmp_path):
+    config = tiny.make_config(tmp_path, model__plate_style=str(tmp_path / "style.onnx"))
+    checkpoint, version = judged_checkpoint(tmp_path, config)
 
     made = release.release(checkpoint, tmp_path / "scorecard.json", tmp_path / "released")
 

@@ -58,4 +58,4 @@ def tiny_training(tiny_root, monkeypatch):
 def data(tiny_training, config, tiny_root):
     """The tiny set's cache."""
     del tiny_training
-    return loop.prepare(config(), tiny.coco.load(tiny_root / "unified_train.json"))
+    return loop.prepare(config(), tiny.coco.load(tiny_root / "unified_train.json"))[0]

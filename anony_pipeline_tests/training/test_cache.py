@@ -48,7 +48,7 @@ def test_a_second_opening_reads_the_same_cache_and_makes_nothing(data, config, t
     monkeypatch.setattr(cache, "_write", lambda *_: pytest.fail("the cache was made again"))
     from anony_pipeline.training import loop
 
-    again = loop.prepare(config(), tiny.coco.load(tiny_root / "unified_train.json"))
+    again, _ = loop.prepare(config(), tiny.coco.load(tiny_root / "unified_train.json"))
     assert again.key == data.key
     assert again.samples[Kind.FACE].rows == data.samples[Kind.FACE].rows
     assert again.detector.rows == data.detector.rows

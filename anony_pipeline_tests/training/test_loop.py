@@ -80,6 +80,20 @@ def test_the_metrics_file_has_the_plans_columns_first(whole):
     assert all(row["l1"] and row["discriminator"] and row["detector"] for row in rows)
 
 
+def test_curves_and_a_page_lie_beside_the_metrics_of_each_stage(whole):
+    settings, report, _ = whole
+    assert report.curves == report.metrics_file.with_name("curves.png")
+    for folder, stage in (
+        (report.metrics_file.parent, "joint"),
+        (Path(settings.paths.outputs) / "pretrained", "pretrain"),
+    ):
+        assert (folder / "curves.png").read_bytes()[:4] == b"\x89PNG"
+        text = (folder / "summary.html").read_text()
+        assert f"<h1>tiny: {stage} training</h1>" in text
+        assert str(folder) not in text
+    assert report.manifest_sha256[:12] in (report.metrics_file.parent / "summary.html").read_text()
+
+
 def test_pictures_show_original_masked_and_anonymized_and_are_private(whole):
     settings, _, _ = whole
     folder = Path(settings.paths.private) / "val_samples" / "step0002"
@@ -92,8 +106,8 @@ def test_pictures_show_original_masked_and_anonymized_and_are_private(whole):
 
 def test_checkpoints_and_outputs_hold_no_pictures(whole):
     settings, report, _ = whole
-    suffixes = {path.suffix for path in Path(settings.paths.outputs).rglob("*") if path.is_file()}
-    assert not suffixes & {".png", ".jpg", ".npy"}
+    files = [path for path in Path(settings.paths.outputs).rglob("*") if path.is_file()]
+    assert {path.name for path in files if path.suffix in (".png", ".jpg", ".npy")} == {"curves.png"}
     assert {path.suffix for path in report.checkpoint.rglob("*") if path.is_file()} == {
         ".safetensors",
         ".json",

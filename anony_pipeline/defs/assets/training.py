@@ -45,7 +45,12 @@ def pretrained_generator(
         )
     checkpoint = location(result["checkpoint"])
     return dg.MaterializeResult(
-        metadata={unchanged.MADE_OF: now, "checkpoint": metadata.path(checkpoint), "step": result["step"]},
+        metadata={
+            unchanged.MADE_OF: now,
+            "checkpoint": metadata.path(checkpoint),
+            "step": result["step"],
+            **metadata.curves(result.get("curves")),
+        },
         data_version=dg.DataVersion(history.version(checkpoint)),
     )
 
@@ -80,7 +85,12 @@ def train_joint(
     yield history.announcement(checkpoint, result["step"])
     yield dg.Output(
         None,
-        metadata={unchanged.MADE_OF: now, "checkpoint": metadata.path(checkpoint), "step": result["step"]},
+        metadata={
+            unchanged.MADE_OF: now,
+            "checkpoint": metadata.path(checkpoint),
+            "step": result["step"],
+            **metadata.curves(result.get("curves")),
+        },
         data_version=dg.DataVersion(history.version(checkpoint)),
     )
 

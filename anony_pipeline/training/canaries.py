@@ -1,0 +1,114 @@
+"""Planted canaries: what a generator memorizes of faces that it should not know, measured in one training run.
+
+Some faces are chosen by lot, and a second lot decides which half of them is planted: trained on with *itself* as
+target, the worst that could happen to it. The other half is not trained on at all. If the outputs tell which was which,
+the generator memorized (Steinke, Nasr and Jagielski, Privacy Auditing with One (1) Training Run, 2023, section 4).
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from anony_pipeline.config.schema import Config
+from anony_pipeline.datasets.coco import CocoSet
+from anony_pipeline.errors import ConfigError
+from anony_pipeline.ops import crops, images, masks
+from anony_pipeline.runtime import seeding
+from anony_pipeline.structures.regions import Kind, Region
+from anony_pipeline.targets.faces import face_size_hw
+from anony_pipeline.targets.store import TargetRecord
+from anony_pipeline.training import cache
+from anony_pipeline.training.cache import SampleSet
+
+
+@dataclass(frozen=True)
+class Canaries:
+    """Faces that an audit looks at.
+
+    Attributes:
+        samples: Their crops, planted or not.
+        planted: ``(N,)`` bool: which of them were trained on, with themselves as targets.
+    """
+
+    samples: SampleSet
+    planted: np.ndarray
+
+
+def plant(config: Config, coco: CocoSet, records: Sequence[TargetRecord]) -> tuple[list[TargetRecord], Canaries | None]:
+    """Choose canaries, and change what is trained on: planted ones get themselves as targets, the others are left out.
+
+    Args:
+        config: With `training.canaries` and the seed, by which the lots are drawn.
+        coco: The training split.
+        records: The pseudo-targets.
+
+    Returns:
+        The records to train on, and the canaries; None if `training.canaries` is 0.
+
+    Raises:
+        ConfigError: If there are not so many faces.
+    """
+    count = config.training.canaries
+    if count == 0:
+        return list(records), None
+    faces = sorted(record.annotation_id for record in records if record.kind == Kind.FACE.value)
+    if len(faces) < 2 * count:
+        raise ConfigError(
+            "too many canaries for so few faces",
+            where="training.canaries",
+            got=f"{count} of {len(faces)} faces",
+            allowed="half of the faces with a target, or fewer",
+        )
+    drawn = seeding.numpy_generator(config.seed, "canaries").choice(faces, count, replace=False)
+    planted, left_out = {int(number) for number in drawn[::2]}, {int(number) for number in drawn[1::2]}
+    trained_on = [
+        dataclasses.replace(record, method=cache.CANARY, key=f"{cache.CANARY} {record.key}")
+        if record.annotation_id in planted
+        else record
+        for record in records
+        if record.annotation_id not in left_out
+    ]
+    chosen = [record for record in records if record.annotation_id in planted | left_out]
+    samples = _samples(config, coco, chosen)
+    return trained_on, Canaries(samples, np.array([row.annotation_id in planted for row in samples.rows]))
+
+
+def membership_auc(scores: np.ndarray, planted: np.ndarray) -> float:
+    """How often a planted canary scores above one that was left out: 0.5 is a guess, 1 gives each away.
+
+    Args:
+        scores: ``(N,)``: more means more like the original.
+        planted: ``(N,)`` bool.
+    """
+    inside, outside = scores[planted][:, None], scores[~planted][None]
+    return float(np.mean((inside > outside) + 0.5 * (inside == outside)))
+
+
+def chance_spread(count: int) -> float:
+    """The standard deviation of `membership_auc` of a generator that memorized nothing (Mann and Whitney, 1947).
+
+    Args:
+        count: Canaries, a half of them planted.
+    """
+    inside = -(-count // 2)
+    outside = count - inside
+    return float(np.sqrt((inside + outside + 1) / (12 * inside * outside)))
+
+
+def _samples(config: Config, coco: CocoSet, records: Sequence[TargetRecord]) -> SampleSet:
+    size_hw, regions = face_size_hw(config), coco.regions_by_image()
+    annotations = {annotation["id"]: annotation for annotation in coco.annotations}
+    of_image = {image["id"]: image for image in coco.images}
+    originals, holes, rows = [], [], []
+    for record in records:
+        annotation = annotations[record.annotation_id]
+        image = of_image[annotation["image_id"]]
+        others = regions[image["id"]]
+        originals.append(crops.cut(images.read(coco.image_file(image)), record.window, size_hw))
+        holes.append(masks.crop_mask(others, record.window, size_hw))
+        region = Region.from_coco(annotation, image.get("plate_style"))
+        rows.append(cache.sample_row(region, others, image, annotation, record.window, size_hw, None))
+    pixels = np.stack(originals)
+    return SampleSet(Kind.FACE, pixels, pixels, None, np.stack(holes).astype(np.uint8), rows)

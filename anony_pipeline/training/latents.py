@@ -1,0 +1,188 @@
+"""What the frozen autoencoder says of every training crop, computed once and memory-mapped.
+
+An inpainting step encodes the masked crop, and for plates their anchor: at Stable Diffusion's size more work than the
+UNet's own step. Masks grow at random in training, so each crop has a fixed number of them (`training.mask_variants`).
+
+A build that was killed goes on: the folder keeps what is done, and gets its manifest when all is.
+"""
+
+import hashlib
+import json
+import logging
+import shutil
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import ModelMixin
+
+from anony_pipeline.config.schema import Config
+from anony_pipeline.errors import DatasetError
+from anony_pipeline.models.generator import Generator
+from anony_pipeline.ops import images
+from anony_pipeline.runtime import progress
+from anony_pipeline.storage import locks, manifests, private
+from anony_pipeline.structures.regions import Kind
+from anony_pipeline.targets.store import key_of
+from anony_pipeline.training import batches
+from anony_pipeline.training.cache import LatentSet, SampleSet, TrainingData
+
+log = logging.getLogger("anony_pipeline")
+FORMAT = "anony_pipeline.latents/1"
+VERSION = 1
+"""Of the code below: a change of what it makes raises it."""
+
+MARKED_TOGETHER = 64
+"""Crops between two marks: what a kill costs, against waiting for the disk at each crop."""
+
+STORED = {torch.float32: np.float32, torch.float16: np.float16, torch.bfloat16: np.int16}
+"""NumPy knows no bfloat16: its bits are kept as integers."""
+
+
+def build(config: Config, data: TrainingData, generator: Generator) -> dict[Kind, LatentSet]:
+    """Open the latents of a training set, making first what is not there; none if `training.mask_variants` is 0.
+
+    Args:
+        config: With paths, seed and `training.mask_variants`.
+        data: The samples.
+        generator: Its autoencoder encodes, in its dtype and on its device.
+
+    Raises:
+        DatasetError: If the disk has no room for them.
+    """
+    variants = config.training.mask_variants
+    if variants == 0:
+        return {}
+    key = key_of(
+        version=VERSION,
+        samples=data.key,
+        autoencoder=identity_of(generator.vae),
+        dtype=str(generator.dtype),
+        variants=variants,
+        growth=batches.MASK_GROWTH,
+        seed=config.seed,
+    )
+    root = private.folder(
+        Path(config.paths.cache) / "latents",
+        retention_days=config.paths.retention_days,
+        holds="latents of training crops, from which the crops' surroundings can be decoded",
+    )
+    folder = root / key
+    if not (folder / manifests.NAME).exists():
+        folder.mkdir(mode=0o700, exist_ok=True)
+        with locks.sole_writer(root):
+            # Another run may have made them while this one waited.
+            if not (folder / manifests.NAME).exists():
+                _Writer(data, generator, folder, variants, config.seed).write()
+    manifests.read(folder, verify=False)
+    return {kind: _opened(folder, kind, variants, config.seed, generator.dtype) for kind in data.samples}
+
+
+def identity_of(autoencoder: ModelMixin) -> str:
+    """The sha256 of an autoencoder's class, settings and weights: another one gives other latents."""
+    # Keys with an underscore say where it was loaded from and by which version.
+    settings = {key: value for key, value in autoencoder.config.items() if not key.startswith("_")}
+    digest = hashlib.sha256(type(autoencoder).__name__.encode())
+    digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
+    for name, value in sorted(autoencoder.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().float().cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+class _Writer:
+    """Fills the arrays of one folder, crop by crop, from where an earlier one was interrupted."""
+
+    def __init__(self, data: TrainingData, generator: Generator, folder: Path, variants: int, seed: int) -> None:
+        self.data, self.generator, self.folder = data, generator, folder
+        self.variants, self.seed = variants, seed
+
+    def write(self) -> None:
+        total = sum(self._bytes(kind) for kind in self.data.samples)
+        there = sum(path.stat().st_blocks * 512 for path in self.folder.glob("*.npy"))
+        crops = sum(len(samples) for samples in self.data.samples.values())
+        log.info("latents of %d crops under %d masks each: %.0f MB", crops, self.variants, total / 1e6)
+        self._check_room(total - there)
+        for kind, samples in self.data.samples.items():
+            self._write_kind(kind, samples)
+        for path in self.folder.glob("*_done.npy"):
+            path.unlink()
+        manifests.write(self.folder, {"format": FORMAT})
+
+    def _write_kind(self, kind: Kind, samples: SampleSet) -> None:
+        names = ("masked", "anchored") if kind is Kind.PLATE else ("masked",)
+        dtype = STORED[self.generator.dtype]
+        arrays = {name: self._array(f"{kind.value}_{name}", self._shape(kind), dtype) for name in names}
+        done = self._array(f"{kind.value}_done", (len(samples),), np.bool_)
+        waiting: list[int] = []
+        left = [int(index) for index in np.flatnonzero(~done)]
+        for index in progress.track(left, f"latents: {kind.value}"):
+            for name, values in self._encode(samples, index).items():
+                arrays[name][index] = values
+            waiting.append(index)
+            if len(waiting) == MARKED_TOGETHER or index == left[-1]:
+                # What is marked as done must be on the disk before its mark.
+                for array in arrays.values():
+                    array.flush()
+                done[waiting] = True
+                done.flush()
+                waiting = []
+
+    @torch.no_grad()
+    def _encode(self, samples: SampleSet, index: int) -> dict[str, np.ndarray]:
+        """The latents of one crop under all its masks."""
+        masks = [batches.variant_mask(samples, index, number, self.seed) for number in range(self.variants)]
+        device = self.generator.device
+
+        def tensor(array: np.ndarray) -> torch.Tensor:
+            return images.to_tensor([array[index]] * self.variants).to(device)
+
+        encoded = self.generator.encode_crops(
+            tensor(samples.originals),
+            torch.from_numpy(np.stack(masks).astype(np.float32))[:, None].to(device),
+            None if samples.anchors is None else tensor(samples.anchors),
+        )
+        found = {"masked": encoded.masked, "anchored": encoded.anchored}
+        return {name: _to_array(values) for name, values in found.items() if values is not None}
+
+    def _shape(self, kind: Kind) -> tuple[int, ...]:
+        samples = self.data.samples[kind]
+        height, width = samples.masks.shape[1:]
+        return (len(samples), *self.generator.noise_shape(self.variants, (height, width)))
+
+    def _bytes(self, kind: Kind) -> int:
+        arrays = 2 if kind is Kind.PLATE else 1
+        return arrays * int(np.prod(self._shape(kind))) * np.dtype(STORED[self.generator.dtype]).itemsize
+
+    def _array(self, name: str, shape: tuple[int, ...], dtype: type) -> np.memmap:
+        path = self.folder / f"{name}.npy"
+        if path.exists():
+            return np.lib.format.open_memmap(path, mode="r+")
+        part = path.with_suffix(".part")
+        # Whole before it has its name: half a header would stop the run that goes on from it.
+        np.lib.format.open_memmap(part, mode="w+", dtype=dtype, shape=shape).flush()
+        part.chmod(0o600)
+        return np.lib.format.open_memmap(part.rename(path), mode="r+")
+
+    def _check_room(self, needed: int) -> None:
+        free = shutil.disk_usage(self.folder).free
+        if needed > free:
+            raise DatasetError(
+                "the disk has no room for the latents of the training crops",
+                where=self.folder,
+                got=f"{free / 1e9:.1f} GB free",
+                allowed=f"{needed / 1e9:.1f} GB or more",
+                do="lower training.mask_variants (0 encodes at every step), or set paths.cache to another disk",
+            )
+
+
+def _opened(folder: Path, kind: Kind, variants: int, seed: int, dtype: torch.dtype) -> LatentSet:
+    def array(name: str) -> np.ndarray:
+        return np.load(folder / f"{kind.value}_{name}.npy", mmap_mode="r", allow_pickle=False)
+
+    return LatentSet(variants, seed, dtype, array("masked"), array("anchored") if kind is Kind.PLATE else None)
+
+
+def _to_array(values: torch.Tensor) -> np.ndarray:
+    values = values.detach().cpu()
+    return (values.view(torch.int16) if values.dtype == torch.bfloat16 else values).numpy()
