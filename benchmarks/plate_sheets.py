@@ -7,6 +7,7 @@ Procedural pictures only. Styles with another script need their fonts (the log n
 import itertools
 import json
 import tempfile
+from dataclasses import fields
 from pathlib import Path
 
 import cv2
@@ -17,6 +18,7 @@ from anony_pipeline.config.schema import Streetscape
 from anony_pipeline.datasets.streetscape import writer
 from anony_pipeline.ops import images
 from anony_pipeline.plates import fit, render, serials
+from anony_pipeline.plates.finish import Finish
 from anony_pipeline.plates.styles import load_styles
 from anony_pipeline.structures.regions import Kind, Region
 from anony_pipeline.targets.plates import Drawn, replace
@@ -46,6 +48,25 @@ def styles_sheet() -> np.ndarray:
     columns = [cells[n::3] for n in range(3)]
     tallest = max(map(len, columns))
     return np.concatenate([np.concatenate(c + [blank] * (tallest - len(c))) for c in columns], axis=1)
+
+
+def finish_sheet() -> np.ndarray:
+    """Three plates, flat, with each trait of a finish alone, and with finishes as in the street."""
+    traits = {trait.name: Finish(**{trait.name: 4 if trait.name == "screws" else 0.8}) for trait in fields(Finish)}
+    sampled = {f"sampled {n}": Finish.sample(np.random.default_rng(n)) for n in (11, 12, 13)}
+    rows = []
+    for name, finish in {"flat": Finish(), **traits, **sampled}.items():
+        label = np.full((48, 112, 3), 255, np.uint8)
+        cv2.putText(label, name, (4, 28), cv2.FONT_HERSHEY_SIMPLEX, 0.38, (40, 40, 40), 1, cv2.LINE_AA)
+        cells = [label]
+        for key in ("FR", "US_CA", "BR_MERCOSUR"):
+            style = load_styles()[key]
+            width = round(46 * style.size_mm[0] / style.size_mm[1])
+            serial = serials.draw(style, np.random.default_rng(1))
+            plate = render.render(style, serial, (46, width), rng=np.random.default_rng(3), finish=finish)
+            cells.append(np.pad(plate, ((1, 1), (3, 3), (0, 0)), constant_values=255))
+        rows.append(np.concatenate(cells, axis=1))
+    return np.concatenate(rows)
 
 
 def street(folder: Path) -> list[tuple[np.ndarray, Region]]:
@@ -126,6 +147,7 @@ def main() -> None:
     folder = ROOT / "docs" / "plates"
     folder.mkdir(exist_ok=True)
     write(folder / "styles.png", styles_sheet())
+    write(folder / "finish.png", finish_sheet())
     with tempfile.TemporaryDirectory() as place:
         plates = street(Path(place))
     RESULT.write_text(json.dumps(corner_errors(plates), indent=2) + "\n")

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 
 from anony_pipeline.plates import fit, render, serials
+from anony_pipeline.plates.finish import Finish
 from anony_pipeline.plates.styles import PlateStyle, load_styles
 from anony_pipeline.structures.regions import Kind, Region
 
@@ -21,14 +22,22 @@ PLATES = 1000
 SCENES = 42
 
 
-def drawing(styles: list[PlateStyle], wear: float) -> float:
+def drawing(styles: list[PlateStyle], wear: float, *, finished: bool = False) -> float:
     """Plates a second at 256 x 64, serials included."""
     rng = np.random.default_rng(0)
     start = time.process_time()
     for i in range(PLATES):
         style = styles[i % len(styles)]
         serial = serials.draw(style, rng)
-        render.render(style, serial, (64, 256), font_ratio=rng.uniform(0.55, 0.75), rng=rng, wear=wear)
+        render.render(
+            style,
+            serial,
+            (64, 256),
+            font_ratio=rng.uniform(0.55, 0.75),
+            rng=rng,
+            wear=wear,
+            finish=Finish.sample(rng) if finished else None,
+        )
     return PLATES / (time.process_time() - start)
 
 
@@ -91,6 +100,7 @@ def main() -> None:
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, one used",
         "styles": [style.key for style in styles],
         "plates_per_second_256x64": round(drawing(styles, 0.0)),
+        "plates_per_second_256x64_finished": round(drawing(styles, 0.0, finished=True)),
         "plates_per_second_256x64_worn": round(drawing(styles, 0.5)),
         "fit_by_plate_width_px": {
             str(width): {

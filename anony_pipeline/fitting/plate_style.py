@@ -12,6 +12,7 @@ from anony_pipeline.fitting import augmentation
 from anony_pipeline.fitting.loop import Plan, Progress, fit
 from anony_pipeline.models.plate_style import INPUT_HW, PlateStyleNet, StyleClassifier
 from anony_pipeline.ops import images
+from anony_pipeline.plates.finish import Finish
 from anony_pipeline.plates.styles import NEUTRAL, PlateStyle
 from anony_pipeline.runtime import seeding
 from anony_pipeline.runtime.progress import track
@@ -41,7 +42,7 @@ STORED_HW = (56, 168)
 def render_styled(
     styles: Mapping[str, PlateStyle], each: int, *, seed: int, progress: Progress = track
 ) -> StyledPlates:
-    """Photograph ``each`` plates of every style, in all of its shapes.
+    """Photograph ``each`` plates of every style, in all of its shapes, finished as plates in the street are.
 
     The neutral style is left out: it looks like no country's, and a guess of low confidence leads to it.
     """
@@ -53,7 +54,7 @@ def render_styled(
         shapes = list(styles[keys[label]].shapes.values())
         # The standard shape is on most cars.
         shape = shapes[0] if rng.random() < 0.6 else shapes[int(rng.integers(len(shapes)))]
-        image = vehicles.render_plate_crop(rng, "base", shape).image
+        image = vehicles.render_plate_crop(rng, "base", shape, Finish.sample(rng)).image
         crops.append(images.resize(image, STORED_HW))
         aspects.append(image.shape[1] / image.shape[0])
         labels.append(label)

@@ -8,7 +8,9 @@ import cv2
 import numpy as np
 
 from anony_pipeline.errors import ConfigError
+from anony_pipeline.plates import finish as finishes
 from anony_pipeline.plates import glyphs, layout
+from anony_pipeline.plates.finish import Finish
 from anony_pipeline.plates.styles import Mark, PlateStyle
 from anony_pipeline.plates.styles.schema import Band, Caption, Emblem
 
@@ -29,6 +31,7 @@ def render(
     font_ratio: float = 0.65,
     rng: np.random.Generator | None = None,
     wear: float = 0.0,
+    finish: Finish | None = None,
 ) -> np.ndarray:
     """Draw a plate that fills the whole picture, seen from straight ahead in even light.
 
@@ -37,8 +40,9 @@ def render(
         serial: The text on it, usually one that `serials.draw` made.
         size_hw: Height and width in px, each at least 4; another aspect than the style's stretches the plate.
         font_ratio: The characters' height over the plate's, in ``(0, 1]``; bounded by the style's text area.
-        rng: Where dirt, fading and shadows come from; needed for ``wear`` above 0.
+        rng: Where dirt, fading and shadows come from; needed for ``wear`` above 0 and for a ``finish``.
         wear: 0 is new and evenly lit, 1 is dirty, faded and half in the shadow.
+        finish: How it is made, mounted, worn and lit, each by itself; without one it is flat.
 
     Returns:
         ``(H, W, 3)`` uint8 RGB.
@@ -47,15 +51,28 @@ def render(
         ConfigError: If the size, the ratio or the wear is out of its range, or the serial has no characters.
     """
     _check(serial, size_hw, font_ratio, wear, rng)
+    if finish is not None and rng is None:
+        raise ConfigError("a finish is random and needs a generator", where="rng", got=None, do="pass rng")
     ground = _ground(style, _variant(style, serial), size_hw)
     ink, seals = _ink(style, serial, size_hw, font_ratio)
     image = _blend(ground, ink, style.colors.text)
     if seals is not None:
         for coverage, color in zip(seals, ("#8d9096", "#d9dad8"), strict=True):
             image = _blend(image, coverage, color)
+    if finish is not None and rng is not None:
+        image = finishes.finished(_flat(style, image, ink), finish, rng)
     if wear > 0 and rng is not None:
-        image = _worn(image, rng, wear)
+        image = finishes.worn(image, rng, wear)
     return np.clip(np.rint(image), 0, 255).astype(np.uint8)
+
+
+def _flat(style: PlateStyle, image: np.ndarray, ink: np.ndarray) -> finishes.Flat:
+    height, width = ink.shape
+    mm = (width / style.size_mm[0], height / style.size_mm[1])
+    left, top, right, bottom = style.text_area_mm
+    area = (left * mm[0], top * mm[1], right * mm[0], bottom * mm[1])
+    brighter = sum(_rgb(style.colors.text)) > sum(_rgb(style.colors.background))
+    return finishes.Flat(image, ink, area, mm, brighter)
 
 
 def text_mask(style: PlateStyle, serial: str, size_hw: tuple[int, int], *, font_ratio: float = 0.65) -> np.ndarray:
@@ -274,28 +291,6 @@ def _disc(canvas: Canvas, box: tuple[float, float, float, float], share: float) 
     center = ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2)
     axes = ((box[2] - box[0]) / 2 * share, (box[3] - box[1]) / 2 * share)
     _ellipse(canvas, center, axes, (255,), (1.0, 1.0))
-
-
-def _worn(image: np.ndarray, rng: np.random.Generator, wear: float) -> np.ndarray:
-    """Fade, soil, shade and light a plate unevenly."""
-    height, width = image.shape[:2]
-    fade = wear * rng.uniform(0, 0.22)
-    image = image * (1 - fade) + image.mean() * fade
-    # Dirt: clouds of two sizes that darken toward brown, heavier near the lower edge.
-    coarse = cv2.resize(rng.random((3, 6), dtype=np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
-    fine = cv2.resize(rng.random((12, 40), dtype=np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
-    depth = np.linspace(0.4, 1, height, dtype=np.float32)[:, None]
-    dirt = np.clip(coarse * 0.7 + fine * 0.5 - 0.45, 0, 1) * depth * (wear * rng.uniform(0, 0.75))
-    image = image * (1 - dirt[..., None]) + np.array((86, 74, 58), np.float32) * dirt[..., None]
-    # Light: a plane, and the edge of a shadow in half of the cases.
-    x, y = np.meshgrid(np.linspace(-1, 1, width, dtype=np.float32), np.linspace(-1, 1, height, dtype=np.float32))
-    tilt = rng.uniform(-0.28, 0.28, size=2) * wear
-    light = 1 - 0.12 * wear * rng.random() + tilt[0] * x + tilt[1] * y
-    if rng.random() < 0.5:
-        slope, offset = rng.uniform(-1.2, 1.2), rng.uniform(-0.8, 0.8)
-        softness = rng.uniform(0.03, 0.3)
-        light *= 1 - wear * rng.uniform(0.1, 0.5) / (1 + np.exp(-np.clip((y - slope * x - offset) / softness, -30, 30)))
-    return image * light[..., None]
 
 
 def _blend(below: np.ndarray, coverage: np.ndarray, color: str | Sequence[int]) -> np.ndarray:

@@ -13,6 +13,7 @@ from anony_pipeline.datasets.streetscape.skin import noise
 from anony_pipeline.datasets.streetscape.surfaces import Light
 from anony_pipeline.plates import render as plate_render
 from anony_pipeline.plates import serials
+from anony_pipeline.plates.finish import Finish
 from anony_pipeline.plates.styles import PlateStyle, load_styles
 
 # Plates of the demo are of the countries of PP4AV's groups; base models see every style there is.
@@ -110,11 +111,11 @@ def sample_vehicle(seed: int, style: str, rng: np.random.Generator) -> Vehicle:
 
 
 @functools.lru_cache(maxsize=256)
-def plate_image(style: PlateStyle, serial: str, wear: float, seed: int) -> np.ndarray:
+def plate_image(style: PlateStyle, serial: str, wear: float, seed: int, finish: Finish | None = None) -> np.ndarray:
     """A plate from straight ahead, ``(PLATE_PX, W, 3)`` float32 linear."""
     width_mm, height_mm = style.size_mm
     size = (PLATE_PX, round(PLATE_PX * width_mm / height_mm))
-    drawn = plate_render.render(style, serial, size, rng=np.random.default_rng(seed), wear=wear)
+    drawn = plate_render.render(style, serial, size, rng=np.random.default_rng(seed), wear=wear, finish=finish)
     linear = cameras.decode(drawn)
     linear.setflags(write=False)
     return linear
@@ -148,13 +149,19 @@ def warp_plate(canvas: np.ndarray, plate: np.ndarray, quad: np.ndarray) -> None:
         part[..., 3:] = np.maximum(part[..., 3:], cover)
 
 
-def render_plate_crop(rng: np.random.Generator, family: Family = "base", style: PlateStyle | None = None) -> PlateCrop:
+def render_plate_crop(
+    rng: np.random.Generator,
+    family: Family = "base",
+    style: PlateStyle | None = None,
+    finish: Finish | None = None,
+) -> PlateCrop:
     """Photograph a plate as some camera would meet it: any angle, light, size and quality.
 
     Args:
         rng: The source of chance.
         family: ``base`` draws from all styles, ``demo`` from those of the demo's streets with the demo's cameras.
         style: Of this style alone.
+        finish: How the plate is made and mounted; flat if None, which is what the shipped weights learned from.
     """
     if style is None:
         styles = DEMO_STYLES if family == "demo" else tuple(load_styles())
@@ -173,7 +180,7 @@ def render_plate_crop(rng: np.random.Generator, family: Family = "base", style: 
     paint = np.array(_PAINTS[int(rng.integers(len(_PAINTS)))], np.float32) * lit
     scene: np.ndarray = np.broadcast_to(paint, (height * fine, width * fine, 3)).astype(np.float32)
     scene *= 1 + 0.25 * noise(rng, (3, 5), scene.shape[:2])[..., None]
-    plate = plate_image(style, serial, float(rng.beta(1.2, 3)), int(rng.integers(1 << 31)))
+    plate = plate_image(style, serial, float(rng.beta(1.2, 3)), int(rng.integers(1 << 31)), finish)
     gradient = 1 + rng.uniform(0, 0.5) * noise(rng, (2, 3), plate.shape[:2])[..., None]
     warp_plate(scene, plate * lit * np.clip(gradient, 0.3, 1.8), quad * fine)
     scene = cv2.resize(scene, (width, height), interpolation=cv2.INTER_AREA) if fine > 1 else scene
