@@ -1,8 +1,8 @@
 """How often the classifier of plate styles is right: on rendered plates that it has not seen, and on real ones.
 
-``python benchmarks/plate_style.py [--each N] [--steps N] [--real DIR]``: fits it as the job `plate_style` does, with less
-work, and writes ``benchmarks/results/plate_style.json``. ``DIR`` is as for `real_plates.py`; of its plates only the
-region is known (Europe, the USA, Brazil), and aggregates alone are written.
+``python benchmarks/plate_style.py [--each N] [--steps N] [--real DIR]``: fits it as the job `plate_style` does, with
+less work, and writes ``benchmarks/results/plate_style.json``. ``DIR`` is as for `real_plates.py`; of its plates the
+region alone is known (Europe, the USA, Brazil), and aggregates alone are written.
 """
 
 import argparse
@@ -24,7 +24,8 @@ from anony_pipeline.plates.styles import NEUTRAL, load_styles
 
 RESULT = Path(__file__).parent / "results" / "plate_style.json"
 UNSEEN = 12
-EUROPE = set("AT BE CH CZ DE DK ES FI FR GB HU IE IT NL NO PL PT RO SE TR UA".split())
+EUROPE = {"AT", "BE", "CH", "CZ", "DE", "DK", "ES", "FI", "FR", "GB", "HU"}
+EUROPE |= {"IE", "IT", "NL", "NO", "PL", "PT", "RO", "SE", "TR", "UA"}
 REGIONS = {"eu": EUROPE, "us": {"US_CA", "US_FL", "US_IL", "US_NY", "US_TX"}, "br": {"BR", "BR_MERCOSUR"}}
 
 

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 
 from anony_pipeline.errors import MediaError
-from anony_pipeline.plates import appearance, render
+from anony_pipeline.plates import appearance, compression, render
 from anony_pipeline.plates.appearance import Appearance
 from anony_pipeline.plates.quads import Quad, find_quad
 from anony_pipeline.plates.styles import PlateStyle
@@ -35,12 +35,14 @@ class FittedPlate:
             region's box and the plate's outline with a rim.
         quad: Where the plate was put.
         look: What was measured; None where the plate was too small to be drawn.
+        jpeg_quality: That of the photograph, which the new pixels have been given too; None if it shows none.
     """
 
     image: np.ndarray
     mask: np.ndarray
     quad: Quad
     look: Appearance | None
+    jpeg_quality: int | None = None
 
     @property
     def score(self) -> float:
@@ -88,7 +90,13 @@ def fit(image_rgb: np.ndarray, region: Region, plate_rgb: np.ndarray) -> FittedP
     result[rows, columns] = np.where(place.hole[..., None], new, part)
     mask = np.zeros(image_rgb.shape[:2], np.float32)
     mask[rows, columns] = place.hole
-    return FittedPlate(result, mask, quad, look)
+    quality = compression.quality_of(image_rgb, place.window)
+    if quality is not None:
+        blocks = compression.whole_blocks(place.window, image_rgb.shape[:2])
+        result[blocks] = np.where(
+            mask[blocks][..., None] > 0, compression.stored(result[blocks], quality), result[blocks]
+        )
+    return FittedPlate(result, mask, quad, look, quality)
 
 
 def drawing_size(style: PlateStyle, region: Region) -> tuple[int, int]:
