@@ -61,9 +61,10 @@ def stored(image_rgb: np.ndarray, quality: int) -> np.ndarray:
     """What is left of ``(H, W, 3)`` uint8 pixels after they were stored as JPEG."""
     bgr = cv2.cvtColor(np.ascontiguousarray(image_rgb), cv2.COLOR_RGB2BGR)
     data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
-    return cv2.cvtColor(cv2.imdecode(data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+    return cv2.cvtColor(np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR)), cv2.COLOR_BGR2RGB)
 
 
 def _change(gray: np.ndarray, quality: int) -> float:
     data = cv2.imencode(".jpg", gray, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
-    return float(np.mean(cv2.absdiff(cv2.imdecode(data, cv2.IMREAD_GRAYSCALE), gray).astype(np.float32) ** 2))
+    after = np.asarray(cv2.imdecode(data, cv2.IMREAD_GRAYSCALE))
+    return float(np.mean(cv2.absdiff(after, gray).astype(np.float32) ** 2))

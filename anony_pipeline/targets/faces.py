@@ -6,13 +6,15 @@ the mean of k faces (Newton et al., Preserving Privacy by De-identifying Face Im
 self-reconstruction.
 """
 
+import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
+from upath import UPath
 
 from anony_pipeline.config.schema import Config
 from anony_pipeline.datasets.coco import CocoSet
@@ -22,7 +24,7 @@ from anony_pipeline.models.recognizer import Recognizer
 from anony_pipeline.ops import crops, images, masks
 from anony_pipeline.runtime import progress, seeding
 from anony_pipeline.structures.regions import Kind, Region
-from anony_pipeline.targets import selection
+from anony_pipeline.targets import parallel, selection
 from anony_pipeline.targets.landmarks import add_landmarks
 from anony_pipeline.targets.report import TargetReport
 from anony_pipeline.targets.selection import Chosen
@@ -38,6 +40,9 @@ CANDIDATES = 16
 """Donors tried for one face, best match first."""
 
 EMBED_BATCH = 64
+
+FACES_AT_ONCE = 1_000
+"""Whose crops are in memory together."""
 
 BANDS = 3
 
@@ -182,22 +187,44 @@ class _FaceTargets:
         candidates = {item.annotation["id"]: rank_donors(item, self.pool, self.config.seed) for item in self.chosen}
         keys = self._keys(candidates)
         missing = [item for item in self.chosen if not self.store.has(keys[item.annotation["id"]])]
-        self._load_donors({donor for item in missing for donor in candidates[item.annotation["id"]]})
-        made = set()
-        for group in progress.track(selection.by_image(missing).values(), "face targets"):
-            image = images.read(self.coco.image_file(group[0].image))
-            originals = [crops.cut(image, item.window, self.size_hw) for item in group]
-            embedded = self._embed(originals, group)
-            for item, original, embedding in zip(group, originals, embedded, strict=True):
-                donors = self._accepted(embedding, candidates[item.annotation["id"]])
-                if len(donors) < self.donors_needed:
-                    self.report.fail("no donor that differs enough" if len(self.pool.faces) > 1 else "no other face")
-                    continue
-                target = self._blend(original, item, donors)
-                self.store.put(keys[item.annotation["id"]], target)
-                self.report.show(original, target)
-                made.add(item.annotation["id"])
+        made: set[int] = set()
+        with parallel.Workers(len(selection.by_image(missing))) as workers:
+            self._load_donors({donor for item in missing for donor in candidates[item.annotation["id"]]}, workers)
+            # By image, so that each is read once; in parts, so that not all crops are in memory.
+            ordered = [item for group in selection.by_image(missing).values() for item in group]
+            for start in range(0, len(ordered), FACES_AT_ONCE):
+                made |= self._make_some(ordered[start : start + FACES_AT_ONCE], candidates, keys, workers)
         self._count(missing, made, keys)
+
+    def _make_some(
+        self,
+        items: list[Chosen],
+        candidates: dict[int, list[int]],
+        keys: dict[int, str],
+        workers: parallel.Workers,
+    ) -> set[int]:
+        """Make targets of some faces and tell whose; the recognizer stays in this process."""
+        originals = list(self._cut(items, "faces", workers))
+        blends = []
+        for item, original, embedding in zip(items, originals, self._embed(originals, items), strict=True):
+            donors = self._accepted(embedding, candidates[item.annotation["id"]])
+            if len(donors) < self.donors_needed:
+                self.report.fail("no donor that differs enough" if len(self.pool.faces) > 1 else "no other face")
+                continue
+            faces = [(self.pool.faces[number], self.donor_crops[number]) for number in donors]
+            blends.append(_Blend(item, original, faces, keys[item.annotation["id"]], self.store))
+        for blend, target in zip(blends, workers.each(_make_blend, blends, "face targets"), strict=True):
+            self.report.show(blend.original_rgb, target)
+        return {blend.item.annotation["id"] for blend in blends}
+
+    def _cut(self, items: Sequence[Chosen], what: str, workers: parallel.Workers) -> Iterator[np.ndarray]:
+        """The crops of faces that are sorted by image."""
+        groups = [list(group) for _, group in itertools.groupby(items, key=lambda item: item.image["id"])]
+        jobs = [
+            _Cut(self.coco.image_file(group[0].image), [item.window for item in group], self.size_hw)
+            for group in groups
+        ]
+        return itertools.chain.from_iterable(workers.each(_cut_crops, jobs, what))
 
     def _count(self, missing: list[Chosen], made: set[int], keys: dict[int, str]) -> None:
         without = {item.annotation["id"] for item in missing} - made
@@ -230,17 +257,11 @@ class _FaceTargets:
             for item in self.chosen
         }
 
-    def _load_donors(self, numbers: set[int]) -> None:
-        wanted = {id(self.pool.faces[number]): number for number in sorted(numbers)}
-        groups = selection.by_image(self.pool.faces[number] for number in sorted(numbers))
-        for group in progress.track(groups.values(), "donor faces"):
-            image = images.read(self.coco.image_file(group[0].image))
-            for item in group:
-                self.donor_crops[wanted[id(item)]] = crops.cut(image, item.window, self.size_hw)
-        ordered = sorted(self.donor_crops)
-        embedded = self._embed(
-            [self.donor_crops[number] for number in ordered], [self.pool.faces[number] for number in ordered]
-        )
+    def _load_donors(self, numbers: set[int], workers: parallel.Workers) -> None:
+        ordered = sorted(numbers, key=lambda number: (self.pool.faces[number].image["id"], number))
+        items = [self.pool.faces[number] for number in ordered]
+        self.donor_crops = dict(zip(ordered, self._cut(items, "donor faces", workers), strict=True))
+        embedded = self._embed(list(self.donor_crops.values()), items)
         self.embeddings = dict(zip(ordered, embedded, strict=True))
 
     def _embed(self, faces_rgb: Sequence[np.ndarray], items: Sequence[Chosen]) -> np.ndarray:
@@ -261,20 +282,49 @@ class _FaceTargets:
         ]
         return far[: self.donors_needed]
 
-    def _blend(self, original_rgb: np.ndarray, item: Chosen, donors: list[int]) -> np.ndarray:
-        region = region_in_crop(item, self.size_hw)
-        warped = [self._in_place(number, item, region) for number in donors]
-        face = np.mean(warped, axis=0).round().astype(np.uint8) if len(warped) > 1 else warped[0]
-        return blend_face(original_rgb, face, region)
 
-    def _in_place(self, number: int, item: Chosen, region: Region) -> np.ndarray:
-        """A donor's crop, its face where the region's is, and no sharper than the original crop can be."""
-        donor = self.pool.faces[number]
-        face = warp_onto(self.donor_crops[number], region_in_crop(donor, self.size_hw), region)
-        own, others = (self.size_hw[0] / (one.window[3] - one.window[1]) for one in (item, donor))
-        # A crop that was enlarged by f has about the blur of a pixel that is f wide.
-        sigma = 0.4 * float(np.sqrt(max(0.0, max(own, 1.0) ** 2 - max(others, 1.0) ** 2)))
-        return cv2.GaussianBlur(face, (0, 0), sigma) if sigma > 0.3 else face
+@dataclass(frozen=True)
+class _Cut:
+    """One image, and the windows of it that are wanted."""
+
+    image: Path | UPath
+    windows: list[crops.Window]
+    size_hw: tuple[int, int]
+
+
+def _cut_crops(job: _Cut) -> list[np.ndarray]:
+    image = images.read(job.image)
+    return [crops.cut(image, window, job.size_hw) for window in job.windows]
+
+
+@dataclass(frozen=True)
+class _Blend:
+    """One face, its crop, the donors with theirs, and where the target goes."""
+
+    item: Chosen
+    original_rgb: np.ndarray
+    donors: list[tuple[Chosen, np.ndarray]]
+    key: str
+    store: TargetStore
+
+
+def _make_blend(job: _Blend) -> np.ndarray:
+    region = region_in_crop(job.item, job.original_rgb.shape[:2])
+    warped = [_in_place(donor, crop, job.item, region) for donor, crop in job.donors]
+    face = np.mean(warped, axis=0).round().astype(np.uint8) if len(warped) > 1 else warped[0]
+    target = blend_face(job.original_rgb, face, region)
+    job.store.put(job.key, target)
+    return target
+
+
+def _in_place(donor: Chosen, crop_rgb: np.ndarray, item: Chosen, region: Region) -> np.ndarray:
+    """A donor's crop, its face where the region's is, and no sharper than the original crop can be."""
+    height, width = crop_rgb.shape[:2]
+    face = warp_onto(crop_rgb, region_in_crop(donor, (height, width)), region)
+    own, others = (height / (one.window[3] - one.window[1]) for one in (item, donor))
+    # A crop that was enlarged by f has about the blur of a pixel that is f wide.
+    sigma = 0.4 * float(np.sqrt(max(0.0, max(own, 1.0) ** 2 - max(others, 1.0) ** 2)))
+    return cv2.GaussianBlur(face, (0, 0), sigma) if sigma > 0.3 else face
 
 
 def make_pool(chosen: list[Chosen], seed: int) -> Pool:

@@ -5,7 +5,7 @@ import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from typing import TypeVar
+from typing import Self, TypeVar
 
 import cv2
 
@@ -20,28 +20,53 @@ AT_ONCE = 16
 """Jobs that are handed to a process together."""
 
 
-def each(
-    function: Callable[[Job], Result], jobs: Sequence[Job], what: str, *, workers: int | None = None
-) -> Iterator[Result]:
-    """Yield a function's results in the order of the jobs.
+class Workers:
+    """Processes for work on many images, started when they are first needed and kept until the block ends."""
 
-    Args:
-        function: At a module's top level, for it is sent to other processes.
-        jobs: Its arguments.
-        what: What is being done, for whoever watches.
-        workers: Processes; chosen by the number of jobs and cores if None.
-    """
-    count = workers if workers is not None else (_cores() if len(jobs) >= WORTH_IT else 1)
-    if count <= 1:
-        yield from map(function, progress.track(jobs, what))
-        return
-    # "spawn": a forked child of a process that uses CUDA or threads can hang.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(count, context, initializer=_single_threaded) as pool:
+    def __init__(self, jobs: int, workers: int | None = None) -> None:
+        """Choose how many.
+
+        Args:
+            jobs: About how many there will be.
+            workers: Processes; chosen by the number of jobs and cores if None.
+        """
+        self.count = workers if workers is not None else (_cores() if jobs >= WORTH_IT else 1)
+        self._pool: ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> Self:
+        """Nothing is started yet."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End the processes."""
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+
+    def each(self, function: Callable[[Job], Result], jobs: Sequence[Job], what: str) -> Iterator[Result]:
+        """Yield a function's results in the order of the jobs.
+
+        Args:
+            function: At a module's top level, for it is sent to other processes.
+            jobs: Its arguments.
+            what: What is being done, for whoever watches.
+        """
+        if self.count <= 1:
+            yield from map(function, progress.track(jobs, what))
+            return
+        if self._pool is None:
+            # "spawn": a forked child of a process that uses CUDA or threads can hang.
+            context = multiprocessing.get_context("spawn")
+            self._pool = ProcessPoolExecutor(self.count, context, initializer=_single_threaded)
         batches = [jobs[start : start + AT_ONCE] for start in range(0, len(jobs), AT_ONCE)]
-        results = pool.map(_batch, itertools.repeat(function), batches)
+        results = self._pool.map(_batch, itertools.repeat(function), batches)
         for result, _ in zip(itertools.chain.from_iterable(results), progress.track(jobs, what), strict=True):
             yield result
+
+
+def each(function: Callable[[Job], Result], jobs: Sequence[Job], what: str) -> Iterator[Result]:
+    """As `Workers.each`, with processes for these jobs alone."""
+    with Workers(len(jobs)) as workers:
+        yield from workers.each(function, jobs, what)
 
 
 def _batch(function: Callable[[Job], Result], jobs: Sequence[Job]) -> list[Result]:

@@ -5,7 +5,7 @@ import pytest
 
 from anony_pipeline.ops import crops, images, masks
 from anony_pipeline.structures.regions import Kind, Region
-from anony_pipeline.targets import faces, selection
+from anony_pipeline.targets import faces, parallel, selection
 from anony_pipeline.targets.store import TargetStore
 from anony_pipeline_tests.training import tiny
 
@@ -52,7 +52,8 @@ def test_every_accepted_donor_is_far_enough_for_the_recognizer(tmp_path, coco):
         faces.TargetReport("faces", "donor_blend"),
     )
     candidates = {item.annotation["id"]: faces.rank_donors(item, run.pool, 0) for item in chosen}
-    run._load_donors({number for numbers in candidates.values() for number in numbers})
+    with parallel.Workers(0) as workers:
+        run._load_donors({number for numbers in candidates.values() for number in numbers}, workers)
     for item in chosen:
         crop = crops.cut(images.read(coco.image_file(item.image)), item.window, (32, 32))
         embedding = run._embed([crop], [item])[0]
@@ -92,6 +93,19 @@ def test_an_interrupted_run_makes_only_what_is_missing(tmp_path, coco):
     second = make(config, coco)
     assert (second.made, second.reused) == (1, first.made - 1)
     assert lost.read_bytes() == before
+
+
+@pytest.mark.slow
+def test_several_processes_make_the_same_targets_as_one(tmp_path, coco, monkeypatch):
+    alone = make(tiny.make_config(tmp_path / "alone"), coco)
+    monkeypatch.setattr(parallel, "WORTH_IT", 1)
+    monkeypatch.setattr(parallel, "_cores", lambda: 2)
+    monkeypatch.setattr(faces, "FACES_AT_ONCE", 5)
+    together = make(tiny.make_config(tmp_path / "together"), coco)
+    assert together.records == alone.records
+    stores = [TargetStore(tmp_path / name / "targets", 1) for name in ("alone", "together")]
+    for record in alone.records:
+        np.testing.assert_array_equal(*(store.read(record.target_file) for store in stores))
 
 
 def test_another_parameter_makes_targets_anew(tmp_path, coco):
