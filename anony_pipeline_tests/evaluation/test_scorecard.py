@@ -11,12 +11,16 @@ from anony_pipeline.anonymize.loading import Checkpoint
 from anony_pipeline.anonymize.policy import Policy
 from anony_pipeline.anonymize.verifying import Verifier
 from anony_pipeline.config.schema import Gates
+from anony_pipeline.datasets import coco
 from anony_pipeline.errors import AnonyPipelineError
 from anony_pipeline.evaluation import baselines, report, scorecard
 from anony_pipeline.evaluation.run import memorized
 from anony_pipeline.evaluation.schema import Figure, Row, figure, null
+from anony_pipeline.models.recognizer import align
 from anony_pipeline.ops import images
 from anony_pipeline.plates.styles import load_styles
+from anony_pipeline.structures.regions import Kind
+from anony_pipeline_tests.end_to_end.leaks import Secrets, walk
 from anony_pipeline_tests.evaluation import street
 
 
@@ -146,7 +150,23 @@ def test_real_images_give_no_picture(judged):
     card = evaluate("real", ["FR"], real)
     assert not card.data.procedural
     assert "data:image/" not in (root / "real" / "report" / "index.html").read_text()
+    unified = coco.load(root / "unified_val.json")
     assert not (root / "real" / scorecard.EXAMPLES).exists()
+    assert walk(root / "real", secrets_of(unified)) == []
+
+
+def secrets_of(unified):
+    """What must not be found of a street: its regions, what the judges make of its faces, and its serials."""
+    regions, faces = [], []
+    for image in unified.images:
+        picture = images.read(unified.image_file(image))
+        for region in unified.regions_by_image()[image["id"]]:
+            x0, y0, x1, y1 = (int(value) for value in region.box_xyxy)
+            regions.append(picture[y0:y1, x0:x1])
+            if region.kind is Kind.FACE:
+                faces.append(align(picture, region, street.PatternRecognizer.input_size))
+    embeddings = [street.PatternRecognizer().embed(faces)]
+    return Secrets(regions, embeddings, {street.serial_of(number) for number in range(len(unified.images))})
 
 
 def test_a_sheet_shows_regions_before_and_after_at_their_own_aspect():
