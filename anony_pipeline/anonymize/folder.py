@@ -104,7 +104,7 @@ def anonymize_folder(
         output: Another folder than the inputs.
         boxes: COCO file with the regions to replace; the checkpoint's detector looks for them if None.
         dry_run: List what would be done, and do nothing.
-        profile: ``realistic``, ``blur`` or ``solid``; the release's or configuration's if None.
+        profile: ``realistic``, ``blur`` or ``solid``; the checkpoint's if None.
         face_detector: YuNet's ONNX file, whose faces are replaced too (see `loading.with_faces`).
         device: ``auto``, ``cpu``, ``cuda`` ...
 
@@ -121,7 +121,7 @@ def anonymize_folder(
     regions = manifests.sha256_of(boxes) if boxes is not None else "detected"
     settings = {
         "regions": regions,
-        "profile": profile or opened.profile,
+        "profile": profile or opened.config.profile,
         "face_detector": None if face_detector is None else weights.check_sha256(face_detector, None),
     }
     ledger = Ledger(output / LEDGER, {"checkpoint": opened.sha256, **settings})

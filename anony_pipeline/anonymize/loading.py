@@ -59,11 +59,6 @@ class Checkpoint:
         """Generator steps of joint training."""
         return int(self.manifest.get("step", 0))
 
-    @property
-    def profile(self) -> Profile:
-        """What is done to regions: as it was judged before its release, or as it is configured."""
-        return self.manifest.get("profile") or self.config.profile
-
 
 def open_checkpoint(folder: Path, here: Config | None = None) -> Checkpoint:
     """Read a checkpoint's manifest and configuration, and check every file's sha256.
@@ -106,7 +101,7 @@ def load_anonymizer(
     Args:
         checkpoint: A folder ``checkpoints/step_XXXXXX``.
         device: ``auto``, ``cpu``, ``cuda`` ...
-        profile: ``realistic``, ``blur`` or ``solid``; the release's or configuration's if None.
+        profile: ``realistic``, ``blur`` or ``solid``; the configuration's if None.
         secret: Plates get their serials by it; drawn anew if None, and then nobody can repeat the assignment.
         face_detector: YuNet's ONNX file; what it finds is replaced beside what the checkpoint's detector finds.
         here: See `open_checkpoint`.
@@ -116,7 +111,7 @@ def load_anonymizer(
         WeightsError: If the base model or a judge is not there.
     """
     opened = open_checkpoint(checkpoint, here)
-    config = opened.config.model_copy(update={"profile": profile or opened.profile})
+    config = opened.config.model_copy(update={"profile": profile or opened.config.profile})
     chosen = devices.choose_device(device)
     recognizer, reader = load_verifiers(config, chosen)
     detect = load_detect(opened, chosen)

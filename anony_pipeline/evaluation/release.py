@@ -61,10 +61,11 @@ def release(checkpoint: Path, card_file: Path, output: Path) -> Release:
         )
     if reasons:
         return Release(None, version, reasons)
+    judged = config.model_copy(update={"profile": card.profile or config.profile})
     facts = {name: value for name, value in manifest.items() if name != "files"}
     facts |= {
         "released_from": {"checkpoint": checkpoint.name, "sha256": version},
-        "profile": card.profile,
+        "profile": judged.profile,
         "commercial_use": card.commercial_use is True,
         "licences": [terms.model_dump() for terms in card.licences if terms.trained_with],
     }
@@ -73,7 +74,7 @@ def release(checkpoint: Path, card_file: Path, output: Path) -> Release:
             if not name.startswith(LEFT_BEHIND):
                 (part / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(checkpoint / name, part / name)
-        atomic.write_text(part / CONFIG, loading.dump_for_others(config))
+        atomic.write_text(part / CONFIG, loading.dump_for_others(judged))
         shown = card.model_copy(update={"command": shlex.join(map(_last_part, shlex.split(card.command)))})
         atomic.write_json(part / scorecard.NAME, shown.model_dump(mode="json", exclude_none=False))
         released = manifests.write(part, facts)

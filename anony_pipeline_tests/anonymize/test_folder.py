@@ -30,7 +30,7 @@ def opened(monkeypatch):
         return Anonymizer(None, Verifier(None, None, 0.4), detect=detect, policy=Policy(treatment="solid"))
 
     monkeypatch.setattr(
-        folder, "open_checkpoint", lambda path: Checkpoint(path, None, {"profile": "realistic"}, "c" * 64)
+        folder, "open_checkpoint", lambda path: Checkpoint(path, SimpleNamespace(profile="realistic"), {}, "c" * 64)
     )
     monkeypatch.setattr(folder, "load_anonymizer", load)
     return loaded
@@ -150,7 +150,7 @@ def test_the_same_folder_by_another_name_is_refused_too(opened, source, tmp_path
 def test_an_output_of_another_checkpoint_is_not_continued(opened, source, tmp_path, monkeypatch):
     folder.anonymize_folder([source], tmp_path / "ckpt", tmp_path / "out")
     monkeypatch.setattr(
-        folder, "open_checkpoint", lambda path: Checkpoint(path, None, {"profile": "realistic"}, "d" * 64)
+        folder, "open_checkpoint", lambda path: Checkpoint(path, SimpleNamespace(profile="realistic"), {}, "d" * 64)
     )
     with pytest.raises(PrivacyError, match="anonymized otherwise"):
         folder.anonymize_folder([source], tmp_path / "ckpt", tmp_path / "out")
@@ -243,7 +243,9 @@ def test_the_mark_of_what_was_generated_goes_where_a_format_has_a_place_for_it(s
         return [Anonymized(job.image_rgb, [row.changed(method=done[job.name])]) for job in jobs]
 
     cv2.imwrite(str(source / "d.bmp"), IMAGE)
-    monkeypatch.setattr(folder, "open_checkpoint", lambda path: Checkpoint(path, None, {"profile": "solid"}, "c" * 64))
+    monkeypatch.setattr(
+        folder, "open_checkpoint", lambda path: Checkpoint(path, SimpleNamespace(profile="solid"), {}, "c" * 64)
+    )
     monkeypatch.setattr(folder, "load_anonymizer", lambda *_, **__: SimpleNamespace(anonymize_batch=anonymize_batch))
     report = folder.anonymize_folder([source], tmp_path / "ckpt", tmp_path / "out")
     marked = {path.name: marking.SOURCE_TYPE.encode() in path.read_bytes() for path in (tmp_path / "out").rglob("*.*g")}

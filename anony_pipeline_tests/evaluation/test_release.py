@@ -118,6 +118,7 @@ def test_the_profile_and_the_terms_go_along(checkpoint, tmp_path, commercial_use
     assert (done.released, done.commercial_use) == (True, commercial_use)
     manifest = manifests.read(tmp_path / "release")
     assert (manifest["profile"], manifest["commercial_use"]) == ("blur", commercial_use)
+    assert open_checkpoint(tmp_path / "release").config.profile == "blur"
     assert manifest["licences"][0]["name"] == "pp4av"
     assert set(manifest["files"]) == {"adapters/face/lora.safetensors", "config.yaml", "scorecard.json"}
 
