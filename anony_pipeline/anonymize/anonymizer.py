@@ -168,6 +168,11 @@ class Anonymizer:
                 filling.redact(result.image_rgb, masks[number], "solid", self.policy.solid_color)
                 result.rows[number] = result.rows[number].changed(method="solid", reason="not generated")
                 pending.append(_Pending(job, result, region, number, masks))
+            elif how == "texture":
+                seed = seeding.seed_for(self.seed, f"texture {job.name} {number}")
+                if not filling.continue_surroundings(result.image_rgb, masks[number], masks, seed):
+                    filling.redact(result.image_rgb, masks[number], "solid", self.policy.solid_color)
+                    result.rows[number] = result.rows[number].changed(method="solid")
             else:
                 filling.redact(result.image_rgb, masks[number], how, self.policy.solid_color)
         return result, pending

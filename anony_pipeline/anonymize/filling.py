@@ -11,6 +11,7 @@ from anony_pipeline.config.schema import Config
 from anony_pipeline.models.generator import Generator
 from anony_pipeline.models.plate_style import StyleClassifier
 from anony_pipeline.ops import crops, images, masks
+from anony_pipeline.ops import redact as redactions
 from anony_pipeline.plates import serials
 from anony_pipeline.plates.styles import PlateStyle
 from anony_pipeline.runtime import seeding
@@ -21,6 +22,10 @@ from anony_pipeline.targets import faces as face_targets
 from anony_pipeline.targets import plates as plate_targets
 
 UNSPECIFIED = "unspecified"
+LEAST_FREE = 0.25
+"""Share of a neighborhood that must be no mask, so that there is something to continue."""
+GRAIN_KEPT = 1.146
+"""White noise over what is left of it when a blur of one pixel is taken away: 1 / sqrt(1 - 1 / pi + 1 / (4 pi))."""
 
 
 @dataclass(frozen=True)
@@ -178,6 +183,42 @@ def paste(image_rgb: np.ndarray, crop: np.ndarray, window: crops.Window, mask_xy
         (y_max - window[1]) * scale_y,
     )
     image_rgb[y_min:y_max, x_min:x_max] = crops.cut(crop, place, (y_max - y_min, x_max - x_min))
+
+
+def continue_surroundings(image_rgb: np.ndarray, mask_xyxy: Sequence[int], holes: np.ndarray, seed: int) -> bool:
+    """Fill the mask's whole pixels from what surrounds them, in place: inpainted from the rim, with the same grain.
+
+    For regions of a few pixels, of which a generator knows nothing: a gray box there would be the image's most visible
+    spot. What is under any mask has no influence.
+
+    Args:
+        image_rgb: ``(H, W, 3)`` uint8, changed.
+        mask_xyxy: Whole pixels.
+        holes: ``(N, 4)`` whole pixels of all masks in the image, this one's too.
+        seed: Of the grain.
+
+    Returns:
+        False if less than a quarter of the neighborhood is free to look at; then nothing was changed.
+    """
+    x_min, y_min, x_max, y_max = (int(value) for value in mask_xyxy)
+    margin = max(8, x_max - x_min, y_max - y_min)
+    left, top = max(0, x_min - margin), max(0, y_min - margin)
+    part = image_rgb[top : y_max + margin, left : x_max + margin]
+    hidden = np.zeros(part.shape[:2], np.uint8)
+    for a, b, c, d in holes.astype(int).tolist():
+        hidden[max(0, b - top) : max(0, d - top), max(0, a - left) : max(0, c - left)] = 1
+    free = hidden == 0
+    if not part.size or free.mean() < LEAST_FREE:
+        return False
+    smooth = redactions.inpaint(part, hidden.astype(np.float32))
+    # The grain is what a slight blur takes away; a median of its sizes lets edges count for little.
+    grain = smooth.astype(np.float32) - cv2.GaussianBlur(smooth, (0, 0), 1.0).astype(np.float32)
+    sigma = 1.4826 * np.median(np.abs(grain[free]), axis=0)
+    noise = np.random.default_rng(seed).normal(size=part.shape) * sigma * GRAIN_KEPT
+    filled = np.clip(np.rint(smooth + noise), 0, 255).astype(np.uint8)
+    inside = (slice(y_min - top, y_max - top), slice(x_min - left, x_max - left))
+    part[inside] = filled[inside]
+    return True
 
 
 def redact(image_rgb: np.ndarray, mask_xyxy: Sequence[int], how: str, color: tuple[int, int, int]) -> None:

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from anony_pipeline.structures.regions import Kind, Region
 
-Done = Literal["generated", "blur", "pixelate", "solid"]
+Done = Literal["generated", "texture", "blur", "pixelate", "solid"]
 
 
 @dataclass(frozen=True)

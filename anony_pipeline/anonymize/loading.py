@@ -145,6 +145,7 @@ def assemble(
     policy = replace(
         Policy(),
         treatment=TREATMENTS[config.profile],
+        tiny="texture" if config.profile == "realistic" else "solid",
         threshold=settings.detection_threshold,
         plate_threshold=settings.plate_detection_threshold,
         min_region_px=config.data.min_region_px,

@@ -17,7 +17,8 @@ class Policy:
         threshold: Detected faces below this score are left alone.
         plate_threshold: The same for plates: a detector's scores mean different things for the two kinds.
         treatment: What is done to regions that are large enough.
-        tiny: What is done to the others; a generator has nothing to say about a few pixels.
+        tiny: What is done to the others, of which a generator knows nothing. `texture` continues what surrounds them,
+            and is solid where there is too little of it.
         min_region_px: Regions whose shorter edge is smaller are tiny.
         max_similarity: A generated face whose cosine to the original is above it is refused.
         attempts: Generations before a region is filled solid.
@@ -28,7 +29,7 @@ class Policy:
     threshold: float = 0.3
     plate_threshold: float = 0.3
     treatment: Treatment = "generate"
-    tiny: Literal["pixelate", "solid"] = "solid"
+    tiny: Literal["texture", "pixelate", "solid"] = "solid"
     min_region_px: float = 8
     max_similarity: float = 0.4
     attempts: int = 2
