@@ -79,6 +79,7 @@ def test_an_asset_stands_on_what_it_is_made_of(key):
 @pytest.mark.parametrize("key", sorted(SPECS))
 def test_every_asset_says_what_it_is(key):
     assert SPECS[key].description
+    assert SPECS[key].kinds
 
 
 @pytest.mark.parametrize("key", sorted(SPECS))

@@ -43,6 +43,7 @@ JUDGED = ["joint_checkpoint", "unified_coco", "face_recognizer", "plate_reader",
             name,
             group_name=GROUP,
             description=DESCRIPTIONS[name],
+            kinds={"image" if name == "anonymized_val" else "pytorch"},
             deps=JUDGED if name == "anonymized_val" else ["anonymized_val"],
             skippable=True,
         )
@@ -120,6 +121,7 @@ GATES = {
 @dg.asset(
     group_name=GROUP,
     deps=list(FIGURES),
+    kinds={"json"},
     freshness_policy=DAILY,
     check_specs=[dg.AssetCheckSpec(name, asset="scorecard", description=rule) for name, rule in GATES.items()],
 )

@@ -12,7 +12,7 @@ from anony_pipeline.storage import locations, manifests
 GROUP = "release"
 
 
-@dg.asset(group_name=GROUP, deps=["scorecard"])
+@dg.asset(group_name=GROUP, deps=["scorecard"], kinds={"pytorch"})
 def released_anonymizer(context: dg.AssetExecutionContext, experiment: Experiment) -> dg.MaterializeResult:
     """The checkpoint with its scorecard, if every gate passed; otherwise nothing, and it says which failed."""
     from anony_pipeline.evaluation import release
@@ -32,7 +32,7 @@ def released_anonymizer(context: dg.AssetExecutionContext, experiment: Experimen
     )
 
 
-@dg.asset(group_name=GROUP, deps=["released_anonymizer", "unified_coco"], pool="gpu")
+@dg.asset(group_name=GROUP, deps=["released_anonymizer", "unified_coco"], pool="gpu", kinds={"image", "coco"})
 def anonymized_dataset(context: dg.AssetExecutionContext, experiment: Experiment) -> dg.MaterializeResult:
     """All images of the unified set, anonymized by the released checkpoint, with their COCO labels unchanged."""
     from anony_pipeline.anonymize import dataset

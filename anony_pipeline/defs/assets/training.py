@@ -113,6 +113,7 @@ def joint_checkpoint(pretrained: None, faces: None, plates: None) -> None:
 checkpoints = dg.AssetSpec(
     "checkpoints",
     group_name=GROUP,
+    kinds={"pytorch"},
     partitions_def=CHECKPOINTS,
     deps=["joint_checkpoint"],
     description="All checkpoints, one a partition, each with the figures that it was judged to have.",
