@@ -122,9 +122,10 @@ def _disk(config: Config) -> Finding:
 
 def _work(config: Config) -> Finding:
     training, cycle = config.training, config.alternating
-    crops = training.batch_size * training.accumulation
+    at_once = -(-training.batch_size // training.accumulation)
     what = (
-        f"{training.pretrain_steps} pretraining and {training.max_steps} joint steps of {crops} crops; a cycle has "
+        f"{training.pretrain_steps} pretraining and {training.max_steps} joint steps of {training.batch_size} crops, "
+        f"{at_once} at a time; a cycle has "
         f"{cycle.detector} detector, {cycle.generator} generator, {cycle.discriminator} discriminator. "
         "How long a step takes here is not known before it ran: metrics.csv and the log say it"
     )

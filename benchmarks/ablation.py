@@ -24,7 +24,7 @@ from anony_pipeline.training import journal, loop
 RESULT = Path(__file__).parent / "results" / "ablation.json"
 EVERY = 10
 """Steps between validations."""
-FIGURES = ("kid", "fid", "arcface_mean_sim", "similarity_gap", "easyocr_plate_acc", "val_map")
+FIGURES = ("kid", "fid", "arcface_mean_sim", "similarity_gap", "canary_auc", "easyocr_plate_acc", "val_map")
 ROWS: dict[str, list[str]] = {
     "demo": [],
     # A rate of next to nothing leaves the base model as it is, and the detector too.
@@ -44,6 +44,8 @@ ROWS: dict[str, list[str]] = {
     "no_discriminator": ["model.discriminator.enabled=false"],
     "detector_frozen": ["alternating.detector=0"],
     "anchor_0.4": ["plate_text_anchor_strength=0.4"],
+    # An audit: twenty faces are trained on with themselves as targets, twenty are left out.
+    "canaries": ["training.canaries=40"],
     "four_steps": ["face_steps=4", "plate_steps=4"],
 }
 

@@ -262,8 +262,10 @@ class Training(Section):
 
     max_steps: Positive = Field(40, description="generator steps of joint training")
     pretrain_steps: Count = Field(20, description="generator steps on pseudo-targets alone before")
-    batch_size: Positive = Field(4, description="crops a step; the first thing to lower when memory runs out")
-    accumulation: Positive = Field(1, description="micro-batches a step: same result for less memory and more time")
+    batch_size: Positive = Field(4, description="crops a step, of all passes and processes together")
+    accumulation: Positive = Field(
+        1, description="passes that a step's crops are split into: the same result for less memory and more time"
+    )
     mask_variants: Count = Field(
         0,
         description="grown masks of a crop, whose latents are computed once and kept under paths.cache; 0 grows anew "

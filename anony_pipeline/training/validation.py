@@ -191,7 +191,9 @@ class Validator:
 
     def _fill(self, state: TrainingState, samples: SampleSet) -> list[np.ndarray]:
         outputs: list[np.ndarray] = []
-        generator, size = state.networks.generator, 2 * self.config.training.batch_size
+        generator, training = state.networks.generator, self.config.training
+        # Without gradients twice as many fit as in a step's pass.
+        size = 2 * -(-training.batch_size // training.accumulation)
         for start in range(0, len(samples), size):
             chosen = range(start, min(start + size, len(samples)))
             noise = torch.cat(

@@ -243,3 +243,14 @@ def test_doctor_notices_an_xformers_of_another_torch(monkeypatch):
     assert not doctor._xformers().fine
     monkeypatch.setattr(doctor, "_version_of", {"xformers": "0.0.35", "torch": "2.10.0+cu128"}.get)
     assert doctor._xformers().fine
+
+
+def test_plan_counts_a_steps_crops_as_training_draws_them():
+    from anony_pipeline import plan
+    from anony_pipeline.config import loading
+
+    config = loading.load(
+        [Path(__file__).parents[2] / "configs/planB_colab.yaml"], ["training.batch_size=6", "training.accumulation=4"]
+    )
+    (work,) = [finding.what for finding in plan.examine(config) if finding.name == "work"]
+    assert "joint steps of 6 crops, 2 at a time" in work
