@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from anony_pipeline.config.schema import Config
@@ -112,6 +113,10 @@ def curves(rows: Sequence[Row]) -> bytes:
         axes.grid(visible=True, color="#d9dce1", linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(fontsize=7, frameon=False)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        if min(_points(rows, name)[1].min() for name in names) >= 0:
+            # From zero on, or a change of a percent would fill the panel.
+            axes.set_ylim(bottom=0)
         if place >= len(panels) - 3:
             axes.set_xlabel("step", fontsize=8)
     dpi = 110.0
