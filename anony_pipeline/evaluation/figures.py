@@ -268,7 +268,7 @@ class FigureMaker:
         if reason is not None:
             made = {name: null(name, reason, n=len(selected), judge=judge) for name in names}
         else:
-            embeddings = np.asarray(self.evidence.observed[key].embeddings[panel])[positions]
+            embeddings = np.asarray(self.evidence.observed[key].embeddings[panel], np.float32)[positions]
             made = self._similarity(panel, embeddings, selected)
             made |= self._reidentification(key, panel, selected, positions)
             made |= self._verification(key, panel, selected, positions)
@@ -378,7 +378,7 @@ class FigureMaker:
         if reason is not None or trained is None:
             reason = reason or "no training faces were judged"
             return {name: null(name, reason, judge=judge) for name in names}
-        embeddings = np.asarray(self.evidence.observed[key].embeddings[panel])[positions]
+        embeddings = np.asarray(self.evidence.observed[key].embeddings[panel], np.float32)[positions]
         unseen = reidentification.cosine(self._original_embeddings(panel)[self._face_number(selected)], embeddings)
         photographs = np.array(self.evidence.subjects.images)[selected]
         interval = bootstrap_of_difference(

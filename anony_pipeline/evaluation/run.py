@@ -169,7 +169,7 @@ def memorized(train: CocoSet, method: Method, judges: Judges, seed: int) -> dict
         observer.observe(after, scenes, method.apply(scenes), firsts)
     found: dict[Panel, Trained] = {}
     for panel in judges.recognizers:
-        originals, results = np.asarray(before.embeddings[panel]), np.asarray(after.embeddings[panel])
+        originals, results = (np.asarray(seen.embeddings[panel], np.float32) for seen in (before, after))
         if len(originals):
             found[panel] = Trained(reidentification.cosine(originals, results), np.array(photographs), originals)
     return found

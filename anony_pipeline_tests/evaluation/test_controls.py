@@ -35,7 +35,7 @@ def test_the_originals_are_re_identified_and_read_and_solid_ones_are_not(tmp_pat
     assert none["plate_leak_rate"].value == 1
     assert none["easyocr_plate_acc"].value == pytest.approx(1)
     assert none["map_retention"].value == pytest.approx(1)
-    assert none["arcface_mean_sim"].value == pytest.approx(1, abs=1e-4)
+    assert none["arcface_mean_sim"].value == pytest.approx(1, abs=5e-4)
     assert solid["reid_rank1"].value < 0.3
     assert solid["plate_leak_rate"].value == 0
     assert 0 < solid["plate_leak_rate"].interval[1] < 0.08

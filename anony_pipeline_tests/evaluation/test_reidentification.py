@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from anony_pipeline.evaluation import reidentification
+from anony_pipeline.evaluation.observations import HALF_PRECISION
 from anony_pipeline.evaluation.reidentification import Faces
 from anony_pipeline_tests.references import identification
 
@@ -85,3 +86,12 @@ def test_one_mean_face_for_all_has_no_variety_and_different_faces_have_all():
     assert (mean, effective) == (pytest.approx(1, abs=1e-5), pytest.approx(1 / n, rel=1e-4))
     mean, effective = reidentification.sameness(np.eye(n, 64, dtype=np.float32))
     assert (mean, effective) == (pytest.approx(0, abs=1e-6), pytest.approx(1, rel=1e-4))
+
+
+def test_half_precision_changes_no_cosine_by_more_than_it_says():
+    rng = np.random.default_rng(0)
+    first, second = unit(rng.normal(size=(500, 512))), unit(rng.normal(size=(500, 512)))
+    second = unit(second + first * rng.uniform(0, 3, (500, 1)))
+    kept = [vectors.astype(HALF_PRECISION).astype(np.float32) for vectors in (first, second)]
+    exact = (first * second).sum(axis=1)
+    assert np.abs(reidentification.cosine(*kept) - exact).max() < 5e-4
