@@ -22,7 +22,15 @@ SMALLEST_PX = 4
 Batch = tuple[np.ndarray, list[dict[str, torch.Tensor]], list[tuple[int, ...]]]
 
 
-def fit_detector(name: str, scenes: Scenes, plan: Plan, *, batch: int = 24, crop_px: int = CROP_PX) -> Detector:
+def fit_detector(
+    name: str,
+    scenes: Scenes,
+    plan: Plan,
+    *,
+    batch: int = 24,
+    crop_px: int = CROP_PX,
+    start: Detector | None = None,
+) -> Detector:
     """Fit one of the shipped detectors.
 
     Args:
@@ -31,12 +39,13 @@ def fit_detector(name: str, scenes: Scenes, plan: Plan, *, batch: int = 24, crop
         plan: How long and where.
         batch: Crops a step.
         crop_px: Their edge.
+        start: Is trained further, in place; random weights if None.
 
     Returns:
         The detector, on the plan's device.
     """
     torch.manual_seed(seeding.seed_for(plan.seed, f"{name} start"))
-    detector = build_detector(NAMES[name])  # type: ignore[arg-type]
+    detector = build_detector(NAMES[name]) if start is None else start  # type: ignore[arg-type]
     ahead: dict[str, Iterator[Batch]] = {}
 
     def step(number: int, randomness: torch.Generator) -> torch.Tensor:
