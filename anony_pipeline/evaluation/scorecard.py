@@ -18,7 +18,7 @@ from anony_pipeline.anonymize.policy import Policy
 from anony_pipeline.anonymize.verifying import Verifier
 from anony_pipeline.config.loading import fingerprint
 from anony_pipeline.config.schema import Config, Gates
-from anony_pipeline.datasets import loaders
+from anony_pipeline.datasets import folds, loaders
 from anony_pipeline.datasets.coco import CocoSet
 from anony_pipeline.errors import AnonyPipelineError, DatasetError
 from anony_pipeline.evaluation import attacks, baselines, comparison, inspection, licences, report
@@ -257,7 +257,7 @@ def _methods(
         f"{ANONYMIZER}/ground_truth": given,
     }
     names = config.evaluation.baselines
-    train = loaders.open_split(config, "train")
+    train = folds.trained_on(config, loaders.open_split(config, "train"))
     donors = baselines.Donors.read(config, train) if {"other_face", "fit"} & set(names) else None
     for name in names:
         methods[name] = _baseline(name, anonymizer, generator, donors)

@@ -24,7 +24,7 @@ from anony_pipeline.models.generator import Encoded
 from anony_pipeline.models.recognizer import INPUT_SIZE, alignment
 from anony_pipeline.ops import crops, images, masks
 from anony_pipeline.runtime import progress
-from anony_pipeline.storage import atomic, manifests, private
+from anony_pipeline.storage import atomic, disk, manifests, private
 from anony_pipeline.structures import boxes
 from anony_pipeline.structures.regions import CATEGORY_IDS, Kind, Region
 from anony_pipeline.targets.faces import face_size_hw
@@ -341,7 +341,10 @@ def _key(config: Config, coco: CocoSet, records: Sequence[TargetRecord]) -> str:
 def _write(config: Config, coco: CocoSet, records: Sequence[TargetRecord], folder: Path) -> None:
     with atomic.folder(folder, mode=0o700) as part:
         writer = _Writer(config, coco, records, part)
-        log.info("training samples: %d crops, %.0f MB", len(records), writer.total_bytes() / 1e6)
+        total = writer.total_bytes()
+        log.info("training samples: %d crops, %d images, %.0f MB", len(records), len(coco.images), total / 1e6)
+        do = "lower training.max_images, or set paths.cache to another disk"
+        disk.check_room(part, total, "the training samples", do)
         writer.write()
         manifests.write(part, {"format": FORMAT})
 

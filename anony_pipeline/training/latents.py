@@ -9,7 +9,6 @@ A build that was killed goes on: the folder keeps what is done, and gets its man
 import hashlib
 import json
 import logging
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +16,10 @@ import torch
 from diffusers import ModelMixin
 
 from anony_pipeline.config.schema import Config
-from anony_pipeline.errors import DatasetError
 from anony_pipeline.models.generator import Generator
 from anony_pipeline.ops import images
 from anony_pipeline.runtime import progress
-from anony_pipeline.storage import locks, manifests, private
+from anony_pipeline.storage import disk, locks, manifests, private
 from anony_pipeline.structures.regions import Kind
 from anony_pipeline.targets.store import key_of
 from anony_pipeline.training import batches
@@ -102,7 +100,8 @@ class _Writer:
         there = sum(path.stat().st_blocks * 512 for path in self.folder.glob("*.npy"))
         crops = sum(len(samples) for samples in self.data.samples.values())
         log.info("latents of %d crops under %d masks each: %.0f MB", crops, self.variants, total / 1e6)
-        self._check_room(total - there)
+        do = "lower training.mask_variants (0 encodes at every step), or set paths.cache to another disk"
+        disk.check_room(self.folder, total - there, "the latents of the training crops", do)
         for kind, samples in self.data.samples.items():
             self._write_kind(kind, samples)
         for path in self.folder.glob("*_done.npy"):
@@ -163,17 +162,6 @@ class _Writer:
         np.lib.format.open_memmap(part, mode="w+", dtype=dtype, shape=shape).flush()
         part.chmod(0o600)
         return np.lib.format.open_memmap(part.rename(path), mode="r+")
-
-    def _check_room(self, needed: int) -> None:
-        free = shutil.disk_usage(self.folder).free
-        if needed > free:
-            raise DatasetError(
-                "the disk has no room for the latents of the training crops",
-                where=self.folder,
-                got=f"{free / 1e9:.1f} GB free",
-                allowed=f"{needed / 1e9:.1f} GB or more",
-                do="lower training.mask_variants (0 encodes at every step), or set paths.cache to another disk",
-            )
 
 
 def _opened(folder: Path, kind: Kind, variants: int, seed: int, dtype: torch.dtype) -> LatentSet:

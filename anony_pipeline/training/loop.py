@@ -128,10 +128,8 @@ def prepare(config: Config, coco: CocoSet) -> tuple[TrainingData, Canaries | Non
     Raises:
         DatasetError: If no region has a target.
     """
-    training = config.training
-    if training.folds > 1:
-        # Before targets are made: a donor from the fold that is left out would be learned too.
-        coco = folds.without_fold(coco, config.data.sources, training.folds, training.left_out)
+    # Before targets are made: a donor from the fold that is left out would be learned too.
+    coco = folds.trained_on(config, coco)
     faces = make_face_targets(config, coco)
     plates = make_plate_targets(config, coco, list(configured_styles())).values()
     records = [*faces.records, *(record for report in plates for record in report.records)]

@@ -68,3 +68,22 @@ def test_frames_without_a_videos_name_stay_with_their_group():
 def test_stills_that_lie_in_the_layout_of_frames_stand_alone():
     source = SOURCES[1].model_copy(update={"sequences": False})
     assert len(set(folds.folds_of(a_set(0, [9]), (source,), 3).values())) == 3
+
+
+@given(stills=st.integers(0, 12), videos=st.lists(st.integers(1, 6), max_size=3), count=st.integers(1, 30))
+def test_some_images_are_drawn_evenly_over_the_sources(stills, videos, count):
+    coco = a_set(stills, videos)
+    drawn = folds.some(coco, count, seed=0)
+    frames = sum(videos)
+    assert len(drawn) == min(count, stills + frames)
+    of_stills = sum(image["source"] == "stills" for image in drawn.images)
+    assert abs(of_stills - (len(drawn) - of_stills)) <= 1 or of_stills == stills or len(drawn) - of_stills == frames
+    assert {a["image_id"] for a in drawn.annotations} == {image["id"] for image in drawn.images}
+
+
+def test_the_lot_is_another_with_another_seed_and_moves_little_when_an_image_joins():
+    first, second = (folds.some(a_set(40, []), 10, seed) for seed in (0, 1))
+    assert first.images != second.images
+    joined = folds.some(a_set(41, []), 10, 0)
+    names = [{image["file_name"] for image in found.images} for found in (first, joined)]
+    assert len(names[0] & names[1]) >= 9

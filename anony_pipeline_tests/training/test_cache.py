@@ -105,3 +105,22 @@ def test_the_losss_view_of_a_plate_is_the_judges(quad):
     judged = plate_crop(crop, region).astype(int)
     # With a box the judge's margin counts from the box, not from the crop: a difference of a third of a percent.
     assert np.abs(seen.astype(int) - judged).mean() <= (1 if quad else 3)
+
+
+def test_a_disk_without_room_is_refused_before_it_is_filled(config, tiny_root, tiny_training, monkeypatch):
+    from anony_pipeline.training import loop
+
+    del tiny_training
+    monkeypatch.setattr(cache.disk.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 10}))
+    settings = config(training__max_images=3)
+    with pytest.raises(DatasetError, match=r"no room for the training samples[\s\S]*training\.max_images"):
+        loop.prepare(settings, tiny.coco.load(tiny_root / "unified_train.json"))
+
+
+def test_fewer_images_are_prepared_where_that_was_asked(config, tiny_root, tiny_training):
+    from anony_pipeline.training import loop
+
+    del tiny_training
+    data, _ = loop.prepare(config(training__max_images=4), tiny.coco.load(tiny_root / "unified_train.json"))
+    assert len(data.detector) == 4
+    assert {row.image_id for row in data.samples[Kind.FACE].rows} == {row.image_id for row in data.detector.rows}

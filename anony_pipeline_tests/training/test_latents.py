@@ -199,6 +199,6 @@ def test_none_are_kept_by_default(data, config, generator):
 
 
 def test_a_full_disk_is_said_before_anything_is_written(data, settings, generator, monkeypatch):
-    monkeypatch.setattr(latents.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 10}))
+    monkeypatch.setattr(latents.disk.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 10}))
     with pytest.raises(DatasetError, match=r"no room for the latents[\s\S]*training\.mask_variants"):
         latents.build(settings, data, generator)

@@ -25,6 +25,7 @@ GROUP = "targets"
 )
 def face_pseudo_targets(context: dg.AssetExecutionContext, experiment: Experiment) -> dg.MaterializeResult:
     """A donor's face in the place of each face of the training images."""
+    from anony_pipeline.datasets.folds import trained_on
     from anony_pipeline.datasets.loaders import open_split
     from anony_pipeline.targets import faces
 
@@ -33,7 +34,7 @@ def face_pseudo_targets(context: dg.AssetExecutionContext, experiment: Experimen
     if same := unchanged.standing(context, experiment, "face_pseudo_targets", now, unchanged.path_is_there("manifest")):
         return unchanged.again(same)
     with retries.if_a_store_is_away(context):
-        report = faces.make_face_targets(config, open_split(config, "train"))
+        report = faces.make_face_targets(config, trained_on(config, open_split(config, "train")))
     return dg.MaterializeResult(
         metadata={unchanged.MADE_OF: now, **metadata.of_targets(report, config)}, data_version=_version([report])
     )
@@ -48,6 +49,7 @@ def face_pseudo_targets(context: dg.AssetExecutionContext, experiment: Experimen
 )
 def plate_pseudo_targets(context: dg.AssetExecutionContext, experiment: Experiment) -> dg.MaterializeResult:
     """A fresh serial of the same style in the place of each plate of the training images."""
+    from anony_pipeline.datasets.folds import trained_on
     from anony_pipeline.datasets.loaders import open_split
     from anony_pipeline.targets import plates
 
@@ -58,7 +60,7 @@ def plate_pseudo_targets(context: dg.AssetExecutionContext, experiment: Experime
     ):
         return same
     with retries.if_a_store_is_away(context):
-        reports = plates.make_plate_targets(config, open_split(config, "train"), styles)
+        reports = plates.make_plate_targets(config, trained_on(config, open_split(config, "train")), styles)
     for style, report in reports.items():
         context.add_asset_metadata({unchanged.MADE_OF: now, **metadata.of_targets(report, config)}, partition_key=style)
     return dg.MaterializeResult(data_version=_version(reports.values()))
