@@ -18,6 +18,10 @@ MAX_BLUR_PX = 0.9
 """But a camera's own blur is allowed: on a plate so small that it matters, no serial is to be read anyway."""
 MOVED = 1.7
 """A blur so much stronger along one axis than along the other is a motion's; less is chance of the characters."""
+MOVED_WITH_IT = 0.6
+"""The sharpest edge about a plate that moved is blurred along the motion too, by this share of it at least."""
+EDGE, REACH, WIDEST = 24.0, 9, 3.0
+"""What counts as an edge: gray levels between its sides, over so many px; a wider blur is not told from this one."""
 GRAY = 3.0
 """Gray levels that the colors of a photograph taken in black and white differ from its luma at most."""
 
@@ -94,19 +98,39 @@ def sharpness(values: np.ndarray, inside: np.ndarray) -> np.ndarray:
     return steep
 
 
-def blurs_that_match(drawn: np.ndarray, values: np.ndarray, inside: np.ndarray) -> tuple[float, float]:
+def blurs_that_match(
+    drawn: np.ndarray, values: np.ndarray, inside: np.ndarray, around: np.ndarray
+) -> tuple[float, float]:
     """The Gaussian sigmas in px along x and y after which a drawn plate is as sharp as the one in the photograph.
 
     Args:
         drawn: ``(H, W)`` float32 luma of the new plate at its place, without blur.
         values: ``(H, W)`` float32 luma of the photograph.
         inside: ``(H, W)`` bool, the plate's pixels.
+        around: ``(H, W)`` bool, what the plate is fixed to, and moves with.
     """
     wanted = sharpness(values, inside)
     reached = np.array([sharpness(gaussian(drawn, (sigma, sigma)), inside) for sigma in SIGMAS])
     even, along_x, along_y = (_sigma(list(column), goal) for column, goal in zip(reached.T, wanted, strict=True))
-    weaker, stronger = sorted((along_x, along_y))
-    return (along_x, along_y) if stronger > MOVED * max(weaker, 0.7) else (even, even)
+    axis, stronger, weaker = (0, along_x, along_y) if along_x > along_y else (1, along_y, along_x)
+    moved = stronger > MOVED * max(weaker, 0.7)
+    if moved and sharpest_edge(values, around, axis) >= MOVED_WITH_IT * min(stronger, WIDEST):
+        return along_x, along_y
+    return even, even
+
+
+def sharpest_edge(values: np.ndarray, where: np.ndarray, axis: int) -> float:
+    """The Gaussian sigma in px of the sharpest edges of a luma, across x (0) or y (1); infinite if there are none.
+
+    A step of contrast C that is blurred by sigma has the slope 0.4 C / sigma at its steepest.
+    """
+    slope = np.abs(cv2.Sobel(values, cv2.CV_32F, 1 - axis, axis, ksize=3)) / 8
+    beside = np.ones((1, REACH) if axis == 0 else (REACH, 1), np.uint8)
+    contrast = cv2.dilate(values, beside) - cv2.erode(values, beside)
+    edges = where & (contrast > EDGE)
+    if edges.sum() < MIN_PIXELS:
+        return float("inf")
+    return 0.4 / max(float(np.percentile(slope[edges] / contrast[edges], 95)), 1e-3)
 
 
 def _sigma(reached: list[float], wanted: float) -> float:
@@ -200,7 +224,7 @@ def estimate(
         return Appearance(0.5 * mean, mean, gray, gray, (0.0, 0.0), (0.5, 0.5), noise(values, around), is_gray(image))
     measured = levels(image, inside)
     most = max(MAX_BLUR * height_px, MAX_BLUR_PX)
-    blur_x, blur_y = (min(sigma, most) for sigma in blurs_that_match(luma(drawn), values, inside))
+    blur_x, blur_y = (min(sigma, most) for sigma in blurs_that_match(luma(drawn), values, inside, around))
     slant = tilt(values, inside, position)
     grain = noise(values, around)
     return Appearance(

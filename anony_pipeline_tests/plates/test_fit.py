@@ -156,6 +156,38 @@ def test_blur_of_a_motion_goes_along_it(key):
     assert still[0] == still[1]
 
 
+@pytest.mark.parametrize("axis", [0, 1], ids=["x", "y"])
+@pytest.mark.parametrize("pixels", [7, 11])
+def test_a_plate_moves_with_what_it_is_fixed_to(pixels, axis):
+    image, corners = scene(np.random.default_rng(4), STYLES["FR"], 200, blur=0.5, noise=0.5, angle=0.0)
+    left, top, right, bottom = (round(value) for value in box_of(corners))
+    # The edges of a bright bumper below and beside the plate, upright and level ones.
+    bumper = np.full_like(image, 30)
+    bumper[top - 12 : bottom + 12, left - 12 : right + 12] = 150
+    bumper[top:bottom, left:right] = image[top:bottom, left:right]
+    image = bumper
+    region = Region(Kind.PLATE, box_of(corners), quad=tuple(map(tuple, corners.tolist())))
+    all_moved = cv2.blur(image, (pixels, 1) if axis == 0 else (1, pixels))
+    sigmas = fit.fit(all_moved, region, new_plate(STYLES["FR"])).look.blur_sigmas
+    assert sigmas[axis] > 2 * sigmas[1 - axis]
+    plate_alone = image.copy()
+    plate_alone[top:bottom, left:right] = all_moved[top:bottom, left:right]
+    sigmas = fit.fit(plate_alone, region, new_plate(STYLES["FR"])).look.blur_sigmas
+    assert sigmas[0] == sigmas[1]
+
+
+@pytest.mark.parametrize("sigma", [1.2, 2.0])
+def test_the_sharpest_edge_tells_the_blur_across_it(sigma):
+    step = np.zeros((60, 80), np.float32)
+    step[:, 40:] = 200
+    step[30:, :] += 40
+    blurred = cv2.GaussianBlur(step, (0, 0), sigma, sigmaY=0.4)
+    everywhere = np.ones(step.shape, bool)
+    assert appearance.sharpest_edge(blurred, everywhere, 0) == pytest.approx(sigma, rel=0.25)
+    assert appearance.sharpest_edge(blurred, everywhere, 1) < 1
+    assert appearance.sharpest_edge(np.full((60, 80), 9, np.float32), everywhere, 0) == np.inf
+
+
 def test_a_black_and_white_photograph_stays_so():
     image, corners = scene(np.random.default_rng(5), STYLES["FR"], 120)
     gray = np.repeat(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2)
