@@ -28,7 +28,7 @@ from anony_pipeline.models import weights
 from anony_pipeline.models.judges import JudgeCard
 from anony_pipeline.ops import images
 from anony_pipeline.structures import boxes
-from anony_pipeline.structures.regions import CATEGORY_IDS, KINDS_BY_CATEGORY, Kind, Region
+from anony_pipeline.structures.regions import KINDS_BY_CATEGORY, Kind, Region
 
 CATEGORIES = tuple(sorted(KINDS_BY_CATEGORY))
 """Category ids in the order of the networks' classes: class 0 is category 1 (face), class 1 category 2 (plate)."""
@@ -318,17 +318,6 @@ def _prepared(target: dict[str, torch.Tensor], unlabelled: Collection[int]) -> d
     }
 
 
-def targets_of(
-    regions: Sequence[Region], iscrowd: Sequence[bool] | None = None, device: str | torch.device = "cpu"
-) -> dict[str, torch.Tensor]:
-    """Turn an image's regions into one entry of `Detector.forward`'s targets."""
-    return {
-        "boxes": torch.tensor([r.box_xyxy for r in regions], dtype=torch.float32, device=device).reshape(-1, 4),
-        "labels": torch.tensor([CATEGORY_IDS[r.kind] for r in regions], dtype=torch.long, device=device),
-        "iscrowd": torch.tensor(iscrowd if iscrowd is not None else [False] * len(regions), device=device).bool(),
-    }
-
-
 def build_detector(architecture: Literal["fcos", "retinanet"] = "fcos") -> Detector:
     """Make an untrained detector: ``fcos`` trains with the generator, ``retinanet`` is the held-out one."""
     return Detector(architecture)
@@ -361,25 +350,6 @@ def load_shipped_detector(*, held_out: bool = False, device: str = "cpu") -> Det
     if held_out:
         return load_detector(weights.shipped("held_out_detector.safetensors"), "retinanet", device=device)
     return load_detector(weights.shipped("detector.safetensors"), "fcos", device=device)
-
-
-def load_held_out_detector(
-    which: str = "shipped", *, weights_dir: Path | None = None, offline: bool = True, device: str = "cpu"
-) -> "Detector | YuNet":
-    """Load the detector that judges and is in no loss.
-
-    Args:
-        which: ``shipped`` (another architecture than the trained one), or an ONNX file of OpenCV's YuNet (faces).
-        weights_dir: ``paths.weights``.
-        offline: Never ask a network.
-        device: Where the shipped one computes.
-
-    Raises:
-        WeightsError: If the weights are missing or damaged.
-    """
-    if which == "shipped":
-        return load_shipped_detector(held_out=True, device=device)
-    return YuNet(weights.resolve(which, weights_dir or Path(), offline=offline))
 
 
 @torch.no_grad()

@@ -18,7 +18,6 @@ from torch import nn
 from anony_pipeline.errors import WeightsError
 from anony_pipeline.models import weights
 from anony_pipeline.models.judges import JudgeCard
-from anony_pipeline.ops import crops
 from anony_pipeline.structures.regions import Region
 
 INPUT_SIZE = 112
@@ -94,14 +93,6 @@ def align(image: np.ndarray, region: Region, size: int = INPUT_SIZE) -> np.ndarr
     edge = size * factor
     warped = cv2.warpAffine(image, fine, (edge, edge), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     return warped if factor == 1 else cv2.resize(warped, (size, size), interpolation=cv2.INTER_AREA)
-
-
-def face_window(region: Region) -> crops.Window:
-    """The window of the image that a face is judged by where its landmarks are unknown (see `alignment`)."""
-    inverse = cv2.invertAffineTransform(alignment(Region(region.kind, region.box_xyxy)))
-    left, top = inverse[:, 2]
-    right, bottom = inverse[:, :2] @ (INPUT_SIZE, INPUT_SIZE) + inverse[:, 2]
-    return float(left), float(top), float(right), float(bottom)
 
 
 def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Sequential:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import cv2
 import numpy as np
 
 from anony_pipeline.ops import crops
@@ -49,19 +48,3 @@ def crop_mask(
     return region_mask(
         [Region(r.kind, tuple(b)) for r, b in zip(regions, moved.tolist(), strict=True)], size_hw, growth
     )
-
-
-def feather(mask: np.ndarray, radius_px: float) -> np.ndarray:
-    """Soften a mask *outward*: what was 1 stays 1, so that no original pixel shines through, and a rim falls to 0.
-
-    Args:
-        mask: ``(H, W)`` float32, 0 or 1.
-        radius_px: Width of the rim.
-
-    Returns:
-        ``(H, W)`` float32 in ``[0, 1]``.
-    """
-    if radius_px < 0.5:
-        return mask
-    distance = cv2.distanceTransform((mask < 0.5).astype(np.uint8), cv2.DIST_L2, 5)
-    return np.clip(1 - distance / (radius_px + 1), 0, 1).astype(np.float32)

@@ -8,7 +8,7 @@ import torch
 from anony_pipeline.errors import WeightsError
 from anony_pipeline.models import detector, weights
 from anony_pipeline.ops import images
-from anony_pipeline.structures.regions import Kind, Region
+from anony_pipeline.structures.regions import Kind
 
 FACE, PLATE = 1, 2
 
@@ -202,13 +202,6 @@ def test_both_detectors_stay_small(network):
     assert sum(p.numel() for p in network.parameters()) <= 1_200_000
 
 
-def test_regions_become_targets():
-    made = detector.targets_of([Region(Kind.PLATE, (1, 2, 3, 4)), Region(Kind.FACE, (5, 6, 7, 8))], [True, False])
-    assert made["labels"].tolist() == [PLATE, FACE]
-    assert made["iscrowd"].tolist() == [True, False]
-    assert detector.targets_of([])["boxes"].shape == (0, 4)
-
-
 def test_a_file_that_is_no_yunet_is_refused(tmp_path):
     (tmp_path / "y.onnx").write_bytes(b"nothing")
     with pytest.raises(WeightsError, match="can't read the file as a YuNet"):
@@ -218,7 +211,7 @@ def test_a_file_that_is_no_yunet_is_refused(tmp_path):
 @pytest.mark.skipif("ANONY_REAL_DATA" not in os.environ, reason="set ANONY_REAL_DATA to the folder of real images")
 def test_yunet_finds_photographed_faces_with_their_landmarks():
     root = Path(os.environ["ANONY_REAL_DATA"])
-    yunet = detector.load_held_out_detector(str(next((root / "models").glob("*yunet*.onnx"))))
+    yunet = detector.YuNet(next((root / "models").glob("*yunet*.onnx")))
     picture = images.read(next(iter(sorted((root / "faces_id").rglob("*.jpg")))))
     ((face, *_),) = detector.detect(yunet, [picture], threshold=0.5)
     assert face.kind == Kind.FACE

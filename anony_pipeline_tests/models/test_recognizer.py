@@ -1,3 +1,4 @@
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -109,7 +110,10 @@ def test_alignment_by_five_points_is_insightfaces_own():
 
 
 def test_a_box_is_aligned_to_a_square_window_about_it():
-    left, top, right, bottom = recognizer.face_window(Region(Kind.FACE, (100, 50, 140, 110)))
+    matrix = recognizer.alignment(Region(Kind.FACE, (100, 50, 140, 110)))
+    inverse = cv2.invertAffineTransform(matrix)
+    corners = inverse[:, :2] @ np.array([[0, 112], [0, 112]]) + inverse[:, 2:]
+    (left, right), (top, bottom) = corners
     assert right - left == pytest.approx(bottom - top) == pytest.approx(60 * recognizer.BOX_CONTEXT)
     assert (left + right) / 2 == pytest.approx(120)
 

@@ -60,22 +60,6 @@ def test_a_crops_mask_covers_every_pixel_of_the_crop_that_a_box_touches(found, c
         assert (mask[touched(Region(region.kind, box), *mask.shape)] == 1).all()
 
 
-@given(found=st.lists(regions(), min_size=1, max_size=3), radius=st.floats(0, 8))
-def test_feathering_only_adds_and_stays_near(found, radius):
-    mask = masks.region_mask(found, (40, 60))
-    soft = masks.feather(mask, radius)
-    assert (soft[mask == 1] == 1).all()
-    assert soft.min() >= 0
-    assert soft.max() <= 1
-    if mask.any():
-        rows, columns = np.nonzero(mask)
-        distance = np.sqrt(
-            (np.mgrid[:40, :60][0][..., None] - rows) ** 2 + (np.mgrid[:40, :60][1][..., None] - columns) ** 2
-        )
-        # cv2's distance with a 5x5 mask is an approximation, a little over the true one's 2 %.
-        assert not soft[distance.min(axis=2) > 1.05 * (radius + 1)].any()
-
-
 @pytest.mark.parametrize("kind", list(Kind))
 def test_a_mask_covers_more_than_the_box(kind):
     assert masks.region_mask([Region(kind, (20, 10, 40, 30))], (40, 60)).sum() > 20 * 20
