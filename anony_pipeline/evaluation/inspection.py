@@ -91,7 +91,7 @@ def _face_like(profile: Profile | None) -> Requirement:
     """B.6 asks whether what is left is recognized as a face, and whether eyes, nose and mouth can be made out."""
     name, rule = "nothing that is recognized as a face", "as the standard says"
     if profile == "realistic":
-        reason = "a generated face is one by design: read to the letter, this fails; the profiles blur and solid don't"
+        reason = "a generated face is one by design: read to the letter this fails; blur and solid are profiles for it"
         return Requirement(name=name, rule=rule, holds=False, reason=reason)
     if profile == "solid":
         return Requirement(name=name, rule=rule, holds=True, reason="a region of one color has no contours")
