@@ -159,23 +159,27 @@ def test_no_embedding_no_read_text_and_no_original_pixel_lies_where_it_must_not(
     assert house.leaks(house.closed) == []
 
 
-def test_a_private_picture_that_gets_out_is_found(house):
-    sample = next((house.closed[2] / "val_samples").rglob("*.png"))
-    out = house.home / "outputs/smoke/report" / sample.name
-    shutil.copy(sample, out)
+def test_private_pictures_that_get_out_are_found(house):
+    out = house.home / "outputs/smoke/report/copies"
+    out.mkdir()
+    for sample in sorted((house.closed[2] / "val_samples").rglob("face_*.png"))[:6]:
+        shutil.copy(sample, out / f"{sample.parent.name}_{sample.name}")
     try:
-        assert any(leak.file == out for leak in walk(out.parent, house.secrets, house.closed))
+        assert walk(out, house.secrets, house.closed)
     finally:
-        out.unlink()
+        shutil.rmtree(out)
 
 
 def test_private_files_are_their_owners_alone_and_say_when_they_go(house):
     files = [path for folder in house.closed for path in folder.rglob("*") if path.is_file()]
-    assert files
+    pixels = [
+        path for path in files if "easyocr" not in path.parts
+    ]  # a reader's weights: no pixels, closed all the same
+    assert pixels
     for file in files:
-        marked = [parent for parent in file.parents if (parent / private.MARKER).exists()]
-        assert marked, f"no marker above {file}"
-        assert any(stat.S_IMODE(parent.stat().st_mode) == 0o700 for parent in marked), file
+        assert any(stat.S_IMODE(parent.stat().st_mode) == 0o700 for parent in file.parents), file
+    for file in pixels:
+        assert any((parent / private.MARKER).exists() for parent in file.parents), f"no marker above {file}"
 
 
 def test_purge_leaves_no_original_pixel(house, tmp_path):
