@@ -13,7 +13,31 @@ warnings.filterwarnings("ignore", category=dg.BetaWarning)
 UNSPECIFIED = "unspecified"
 STYLE_KEYS = [*sorted(set(styles.configured_styles()) - {UNSPECIFIED}), UNSPECIFIED]
 
-STYLES = dg.StaticPartitionsDefinition(STYLE_KEYS)
+
+def no_such_style(asked: str) -> str:
+    """What is said of a style that is not there."""
+    return (
+        f"no such plate style: {asked}. There are: {', '.join(STYLE_KEYS)}. A style file in configs/plate_styles "
+        "becomes a partition when the code location is loaded again."
+    )
+
+
+class PlateStyles(dg.StaticPartitionsDefinition):
+    """Static partitions that refuse an unknown key with those that there are; Dagster's own names none."""
+
+    def validate_partition_key(self, partition_key: str, context: Any) -> None:  # noqa: ANN401 - Dagster's own, not exported
+        """See the class.
+
+        Raises:
+            dg.DagsterUnknownPartitionError: If there is no such key.
+        """
+        try:
+            super().validate_partition_key(partition_key, context)
+        except dg.DagsterUnknownPartitionError as error:
+            raise dg.DagsterUnknownPartitionError(no_such_style(partition_key)) from error
+
+
+STYLES = PlateStyles(STYLE_KEYS)
 CHECKPOINTS = dg.DynamicPartitionsDefinition(name="checkpoint")
 
 PER_STYLE: dict[str, Any] = {"partitions_def": STYLES, "backfill_policy": dg.BackfillPolicy.single_run()}
@@ -38,8 +62,4 @@ def styles_of(context: dg.AssetExecutionContext) -> list[str]:
     try:
         return [str(key) for key in context.partition_keys]
     except dg.DagsterInvalidInvocationError as error:
-        raise dg.Failure(
-            f"no such plate style: {context.run.tags.get(ONE_STYLE, 'a range')}. There are: {', '.join(STYLE_KEYS)}. A "
-            "style file in configs/plate_styles becomes a partition when the code location is loaded again.",
-            allow_retries=False,
-        ) from error
+        raise dg.Failure(no_such_style(context.run.tags.get(ONE_STYLE, "a range")), allow_retries=False) from error

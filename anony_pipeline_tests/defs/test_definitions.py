@@ -115,6 +115,14 @@ def test_the_styles_are_the_shipped_files_and_the_last_is_for_everything_else():
     assert STYLE_KEYS[:-1] == sorted(STYLE_KEYS[:-1])
 
 
+def test_an_unknown_style_is_refused_with_those_that_there_are():
+    # As `dg launch --partition` does it, before there is a run.
+    with pytest.raises(
+        dg.DagsterUnknownPartitionError, match=r"no such plate style: XX\. There are: .*FR.*unspecified"
+    ):
+        defs.resolve_job_def("evaluate").validate_partition_key("XX", selected_asset_keys=None, context=None)
+
+
 def test_planb_is_the_whole_road_but_the_history_and_the_release():
     assert selected("planb") == set(SPECS) - {"checkpoints"} - GROUPS["release"]
 
