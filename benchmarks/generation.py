@@ -10,6 +10,7 @@ its users call it: a prompt, an image and a mask as tensors, one crop at a time;
 
 import argparse
 import json
+import os
 import platform
 import statistics
 import time
@@ -52,8 +53,9 @@ def measured(size_hw: tuple[int, int], crops: int, steps: int, rounds: int, devi
     def one_by_one() -> torch.Tensor:
         made = [
             stock(
-                prompt="a face", image=images[i : i + 1], mask_image=masks[i : i + 1], height=height, width=width,
-                strength=1.0, num_inference_steps=steps, guidance_scale=1.0, latents=noise[i : i + 1], output_type="pt",
+                prompt="a face", image=(images[i : i + 1] + 1) / 2, mask_image=masks[i : i + 1],
+                height=height, width=width, strength=1.0, num_inference_steps=steps, guidance_scale=1.0,
+                latents=noise[i : i + 1], output_type="pt",
             ).images
             for i in range(crops)
         ]  # fmt: skip
@@ -97,6 +99,8 @@ def main() -> None:
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,
+            # What else ran meanwhile: the two sides take turns, so a ratio says more than a rate.
+            "load_average": round(os.getloadavg()[0], 1),
         },
         "crops": options.crops,
         "rows": rows,

@@ -16,6 +16,7 @@ Each row runs in a process of its own: `peak_gb` is that process's largest resid
 import argparse
 import dataclasses
 import json
+import os
 import platform
 import resource
 import statistics
@@ -234,6 +235,7 @@ def main() -> None:
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,
+            "load_average": round(os.getloadavg()[0], 1),
         },
         "setting": {
             "architecture": "Stable Diffusion 1.5 inpainting, random weights",
