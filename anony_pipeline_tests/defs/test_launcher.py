@@ -99,3 +99,60 @@ def test_half_a_line_is_read_when_it_is_whole(tmp_path):
         with file.open("a") as more:
             more.write(": 2}\n")
         assert list(launcher._whole_lines(lines)) == [{"b": 2}]
+
+
+@pytest.mark.parametrize(("said", "raised"), [(train_joint.TRY_AGAIN, dg.RetryRequested), (1, dg.Failure)])
+def test_the_trainers_own_code_counts_where_a_launcher_between_has_another(tmp_path, said, raised):
+    code = f"""
+import json, os, sys
+open(os.environ["ANONY_EVENTS"], "a").write(json.dumps({{"event": "failed", "exit_code": {said}}}) + "\\n")
+sys.exit(1)
+"""
+    events = tmp_path / "events.jsonl"
+    events.touch()
+    with pytest.raises(raised):
+        launcher._run(
+            [sys.executable, "-c", code], {**os.environ, "ANONY_EVENTS": str(events)}, events, lambda _: None, 5.0
+        )
+
+
+MEMBER = """
+import json, os, signal, sys, time
+rank, folder = os.environ["RANK"], sys.argv[1]
+
+def stop(*_):
+    open(f"{folder}/saved {rank}", "a").write("checkpoint")
+    sys.exit(130)
+
+signal.signal(signal.SIGTERM, stop)
+open(f"{folder}/pid {rank}", "w").write(f"{os.getpid()} {os.environ['WORLD_SIZE']}")
+while len([name for name in os.listdir(folder) if name.startswith("pid")]) < 2:
+    time.sleep(0.05)
+if rank == "0":
+    open(os.environ["ANONY_EVENTS"], "a").write(json.dumps({"event": "begin"}) + "\\n")
+time.sleep(60)
+"""
+
+
+@pytest.mark.slow
+def test_a_stop_reaches_each_of_several_processes_once_and_leaves_none(tmp_path):
+    script, events = tmp_path / "member.py", tmp_path / "events.jsonl"
+    script.write_text(MEMBER)
+    events.touch()
+    command = [
+        sys.executable,
+        *launcher.Launcher(mode="accelerate", processes=2)._starter(),
+        str(script),
+        str(tmp_path),
+    ]
+
+    def interrupt(_):
+        raise dg.DagsterExecutionInterruptedError
+
+    with pytest.raises(dg.DagsterExecutionInterruptedError):
+        launcher._run(command, {**os.environ, "ANONY_EVENTS": str(events)}, events, interrupt, 20.0)
+    members = [(tmp_path / f"pid {rank}").read_text().split() for rank in range(2)]
+    assert [size for _, size in members] == ["2", "2"]
+    # A second signal would break off what the first one asked to save.
+    assert [(tmp_path / f"saved {rank}").read_text() for rank in range(2)] == ["checkpoint", "checkpoint"]
+    assert not any(alive(int(pid)) for pid, _ in members)
