@@ -71,8 +71,7 @@ def main(
             code = TRY_AGAIN if passing else FAILED
             _write_event({"event": "failed", "exit_code": code})
             raise typer.Exit(code) from error
-    if os.environ.get("RANK", "0") != "0":
-        # The first of several processes speaks for all.
+    if not _speaks():
         raise typer.Exit(0 if report.finished else STOPPED)
     _write_event(
         {
@@ -95,8 +94,13 @@ def main(
         raise typer.Exit(STOPPED)
 
 
+def _speaks() -> bool:
+    """Whether this is the only process, or the first of several, which speaks for all."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def _write_event(event: dict[str, object]) -> None:
-    if name := os.environ.get(EVENTS_VARIABLE):
+    if (name := os.environ.get(EVENTS_VARIABLE)) and (_speaks() or event["event"] == "failed"):
         with Path(name).open("a") as file:
             file.write(json.dumps(event) + "\n")
 

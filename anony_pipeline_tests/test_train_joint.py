@@ -81,3 +81,11 @@ def test_an_unknown_mode_is_refused(run):
     result, calls = run("--mode", "both")
     assert result.exit_code == 2
     assert not calls
+
+
+def test_the_first_of_several_processes_speaks_for_all(run, monkeypatch, tmp_path):
+    monkeypatch.setenv("RANK", "1")
+    result, _ = run()
+    assert result.exit_code == 0
+    assert "checkpoint" not in result.output
+    assert not (tmp_path / "events.jsonl").exists()

@@ -57,7 +57,7 @@ class Journal:
         folder: Where `metrics.csv`, `events.jsonl` and `tensorboard/` go.
         stage: `pretrain` or `joint`.
         on_event: Called with each event; numbers only, never pixels.
-        writes: False for the second of several processes: it says nothing.
+        writes: False for the second of several processes: it writes and shows nothing.
     """
 
     def __init__(self, folder: Path, stage: str, on_event: OnEvent | None = None, *, writes: bool = True) -> None:
@@ -96,13 +96,12 @@ class Journal:
             self._write_csv()
 
     def event(self, name: str, **facts: Any) -> None:  # noqa: ANN401 - any JSON value
-        """Write an event as one line of `events.jsonl`, and hand it on."""
-        if not self.writes:
-            return
+        """Write an event as one line of `events.jsonl`; hand it on in every process, each of which may be stopped."""
         event = {"event": name, "stage": self.stage, **facts}
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / "events.jsonl").open("a") as file:
-            file.write(json.dumps(event) + "\n")
+        if self.writes:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with (self.folder / "events.jsonl").open("a") as file:
+                file.write(json.dumps(event) + "\n")
         if self.on_event is not None:
             self.on_event(event)
 

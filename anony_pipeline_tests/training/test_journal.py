@@ -58,3 +58,15 @@ def test_events_are_json_lines_and_reach_the_caller(tmp_path):
 
 def test_what_is_not_finite_is_left_out():
     assert finite({"a": 1.0, "b": math.inf, "c": math.nan}) == {"a": 1.0}
+
+
+def test_a_second_process_learns_of_events_and_writes_nothing(tmp_path):
+    seen = []
+    journal = Journal(tmp_path / "out", "joint", seen.append, writes=False)
+    with journal.running(0, 2):
+        journal.event("begin", step=0)
+        journal.record(1, {"l1": 0.1})
+        journal.tell(1, 2)
+    # Without "begin" it would not know that there is something to save when it is told to stop.
+    assert [event["event"] for event in seen] == ["begin"]
+    assert not (tmp_path / "out").exists()
