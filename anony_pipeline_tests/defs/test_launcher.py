@@ -1,5 +1,6 @@
 """A trainer in its own process group: its events arrive while it runs, and nothing of it survives a stop."""
 
+import json
 import os
 import signal
 import sys
@@ -10,7 +11,10 @@ import dagster as dg
 import pytest
 
 from anony_pipeline import train_joint
+from anony_pipeline.config import loading
 from anony_pipeline.defs import launcher, retries
+from anony_pipeline.storage import manifests
+from anony_pipeline_tests.training import tiny
 
 TRAINER = """
 import json, os, signal, subprocess, sys, time
@@ -156,3 +160,67 @@ def test_a_stop_reaches_each_of_several_processes_once_and_leaves_none(tmp_path)
     # A second signal would break off what the first one asked to save.
     assert [(tmp_path / f"saved {rank}").read_text() for rank in range(2)] == ["checkpoint", "checkpoint"]
     assert not any(alive(int(pid)) for pid, _ in members)
+
+
+TRAINING = """
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+
+from anony_pipeline import train_joint
+from anony_pipeline_tests.training import conftest
+
+root = Path(sys.argv.pop(1))
+with pytest.MonkeyPatch.context() as patch:
+    conftest.patch_training(root, patch)
+    typer.run(train_joint.main)
+"""
+
+
+@pytest.fixture(scope="module")
+def tiny_experiment(tmp_path_factory):
+    """A tiny data set, a script that trains on it with tiny networks, and its configuration."""
+    root = tmp_path_factory.mktemp("tiny")
+    tiny.make_coco(root)
+    (root / "train.py").write_text(TRAINING)
+    config = tiny.make_config(root, training__max_steps=100_000, checkpoint__save_every_steps=2)
+    (root / "tiny.yaml").write_text(loading.dump(config))
+    return root
+
+
+def train_in_two_processes(root, outputs, on_event, *overrides):
+    command = [sys.executable, *launcher.Launcher(mode="accelerate", processes=2)._starter()]
+    command += [str(root / "train.py"), str(root), "--config", str(root / "tiny.yaml"), "--mode", "joint"]
+    for override in (f"paths.outputs={outputs}", f"paths.private={outputs}/private", *overrides):
+        command += ["--set", override]
+    events = outputs.with_suffix(".jsonl")
+    events.touch()
+    environment = {**os.environ, "ANONY_EVENTS": str(events), "ANONY_LAUNCHED": "30", "OMP_NUM_THREADS": "1"}
+    return launcher._run(command, environment, events, on_event, 30.0)
+
+
+@pytest.mark.slow
+def test_two_processes_train_together_and_one_reports(tiny_experiment, tmp_path):
+    seen = []
+    last = train_in_two_processes(tiny_experiment, tmp_path / "out", seen.append, "training.max_steps=2")
+    assert (last["event"], last["step"], last["finished"]) == ("report", 2, True)
+    assert manifests.read(Path(last["checkpoint"]))["step"] == 2
+    assert [event["event"] for event in seen].count("report") == 1
+    assert [event["event"] for event in seen].count("end") == 1
+
+
+@pytest.mark.slow
+def test_two_processes_that_are_stopped_save_where_they_are(tiny_experiment, tmp_path):
+    def stop(event):
+        if event["event"] == "saved":
+            raise dg.DagsterExecutionInterruptedError
+
+    with pytest.raises(dg.DagsterExecutionInterruptedError):
+        train_in_two_processes(tiny_experiment, tmp_path / "out", stop)
+    lines = (tmp_path / "out" / "events.jsonl").read_text().splitlines()
+    events = [json.loads(line) for line in lines]
+    assert (events[-1]["event"], events[-1]["stopped"]) == ("end", True)
+    newest = max((tmp_path / "out" / "checkpoints").glob("step_*"))
+    assert manifests.read(newest)["step"] == events[-1]["step"]
