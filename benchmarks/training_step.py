@@ -51,7 +51,7 @@ def prepared(root: Path, device: torch.device):
     critics = tiny.make_critics(config)
     for network in (state.networks.generator, state.networks.discriminator, state.networks.detector):
         network.to(device)
-    for critic in (critics.features, critics.recognizer, critics.reader, critics.detector):
+    for critic in (critics.recognizer, critics.reader, critics.detector):
         critic.to(device)
     return config, data, state, Objective(critics, state.networks.discriminator, config.loss, margin=0.0)
 

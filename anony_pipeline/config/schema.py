@@ -224,7 +224,7 @@ class LossWeights(Section):
 
     l1_weight: Weight = Field(1.0, description="to the pseudo-target, inside the mask; times face_l1_scale on faces")
     face_l1_scale: Weight = Field(0.2, description="low: the mean of random donors is a blur")
-    perceptual_weight: Weight = Field(0.3, description="feature distance on a frozen network")
+    perceptual_weight: Weight = Field(0.3, description="distance in the frozen detector's backbone")
     id_suppress_weight: Weight = Field(
         0.1, description="0.1 to 0.25; hinge on the cosine to the original; too much distorts faces"
     )

@@ -101,13 +101,15 @@ class _Pyramid(nn.Module):
         )
         self.out_channels = out_channels
 
+    def maps(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """The stem's and the stages' maps."""
+        found = [self.stem(x)]
+        for stage in self.stages:
+            found.append(stage(found[-1]))
+        return found
+
     def forward(self, x: torch.Tensor) -> "OrderedDict[str, torch.Tensor]":
-        x = self.stem(x)
-        maps = OrderedDict()
-        for number, stage in enumerate(self.stages):
-            x = stage(x)
-            maps[str(number)] = x
-        return self.pyramid(maps)
+        return self.pyramid(OrderedDict((str(number), one) for number, one in enumerate(self.maps(x)[1:])))
 
 
 def negatives_allowed(targets: Targets, anchors: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -269,6 +271,15 @@ class Detector(nn.Module):
         super().train(mode)
         self.model.eval()
         return self
+
+    def maps(self, pixels: torch.Tensor) -> list[torch.Tensor]:
+        """The backbone's maps below its pyramid, of strides 2, 4, 8, 16 and 32, for perceptual distances.
+
+        Args:
+            pixels: ``(N, 3, H, W)`` in ``[-1, 1]``.
+        """
+        # As `forward` scales them: (x - 0.5) / 0.25 of values in [0, 1].
+        return self.model.backbone.maps(2 * pixels)
 
     def forward(
         self,

@@ -47,8 +47,7 @@ class FeatureNet(nn.Module):
     Its features are means over places of its early and late maps: the early ones see sharpness and noise, the late
     ones shape.
 
-    ``forward``: ``(N, 3, 96, 96)`` in ``[-1, 1]`` -> ``(N, outputs)``. ``features``: -> ``(N, 224)``. ``maps``: the
-    stages' maps, for perceptual distances.
+    ``forward``: ``(N, 3, 96, 96)`` in ``[-1, 1]`` -> ``(N, outputs)``. ``features``: -> ``(N, 224)``.
     """
 
     def __init__(self, outputs: int) -> None:
@@ -165,17 +164,6 @@ class DinoFeatures:
         return np.concatenate(parts)
 
 
-def load_feature_net(*, device: str = "cpu") -> FeatureNet:
-    """Load the shipped attribute network itself, frozen, for perceptual distances.
-
-    Raises:
-        WeightsError: If the weights are missing or damaged.
-    """
-    path = weights.shipped("features.safetensors")
-    state = weights.load_safetensors(path)
-    return weights.load_into(FeatureNet(len(state["classify.2.bias"])), state, path).to(device)
-
-
 def load_features(
     which: str, *, weights_dir: Path | None = None, offline: bool = True, device: str = "cpu"
 ) -> FeatureExtractor:
@@ -195,7 +183,9 @@ def load_features(
         card = JudgeCard(
             "features", "FeatureNet", f"torch {torch.__version__}", path.name, weights.check_sha256(path, None)
         )
-        return AttributeFeatures(load_feature_net(), card, device)
+        state = weights.load_safetensors(path)
+        network = weights.load_into(FeatureNet(len(state["classify.2.bias"])), state, path)
+        return AttributeFeatures(network, card, device)
     found = weights.resolve(which, weights_dir or Path(), offline=offline)
     if (found / "config.json").is_file():
         return DinoFeatures(found, device)

@@ -12,7 +12,6 @@ from anony_pipeline.config.schema import Config
 from anony_pipeline.models import lora
 from anony_pipeline.models.detector import Detector, load_shipped_detector
 from anony_pipeline.models.discriminator import Discriminator
-from anony_pipeline.models.features import FeatureNet, load_feature_net
 from anony_pipeline.models.generator import Generator, load_generator
 from anony_pipeline.models.reader import load_reader_twin
 from anony_pipeline.models.recognizer import RecognizerTwin, load_recognizer_twin
@@ -42,13 +41,12 @@ class Critics:
     """What never learns. A critic whose loss has weight 0 is None, and costs nothing.
 
     Attributes:
-        features: Maps for the perceptual distance: a frozen network, never one in training.
         recognizer: The training recognizer's differentiable twin.
         reader: The training reader's differentiable twin.
-        detector: A frozen copy of the detector as it was before training.
+        detector: A frozen copy of the detector as it was before training. Its maps also serve the perceptual distance:
+            the network that judges KID must be in no loss.
     """
 
-    features: FeatureNet | None = None
     recognizer: RecognizerTwin | None = None
     reader: nn.Module | None = None
     detector: Detector | None = None
@@ -81,6 +79,7 @@ def load_critics(config: Config, device: torch.device) -> Critics:
     """
     weights = config.loss
     reads = weights.reading_weight > 0 or weights.read_suppress_weight > 0
+    sees = weights.detection_weight > 0 or weights.perceptual_weight > 0
     where = str(device)
     sources: dict[str, Any] = {
         "weights_dir": Path(config.paths.weights),
@@ -88,12 +87,11 @@ def load_critics(config: Config, device: torch.device) -> Critics:
         "device": where,
     }
     return Critics(
-        features=load_feature_net(device=where) if weights.perceptual_weight > 0 else None,
         recognizer=load_recognizer_twin(config.judges.recognizer, **sources)
         if weights.id_suppress_weight > 0
         else None,
         reader=load_reader_twin(config.judges.reader, **sources) if reads else None,
-        detector=load_shipped_detector(device=where) if weights.detection_weight > 0 else None,
+        detector=load_shipped_detector(device=where) if sees else None,
     )
 
 

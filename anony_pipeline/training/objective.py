@@ -79,7 +79,7 @@ class Objective:
         return reconstruction.masked_l1(outputs, batch.targets, batch.masks)
 
     def _perceptual(self, batch: Batch, outputs: torch.Tensor) -> torch.Tensor:
-        return perceptual.perceptual_distance(_there(self.critics.features).maps, outputs, batch.targets)
+        return perceptual.perceptual_distance(_there(self.critics.detector).maps, outputs, batch.targets)
 
     def _identity(self, batch: Batch, outputs: torch.Tensor) -> torch.Tensor:
         embed = _there(self.critics.recognizer)

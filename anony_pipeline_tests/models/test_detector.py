@@ -218,3 +218,14 @@ def test_yunet_finds_photographed_faces_with_their_landmarks():
     left_eye, right_eye, nose, *_ = face.landmarks
     assert left_eye[0] < nose[0] < right_eye[0]
     assert face.box_xyxy[0] < nose[0] < face.box_xyxy[2]
+
+
+def test_the_backbones_maps_see_pixels_as_the_detector_does(network):
+    image = torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+    seen = []
+    handle = network.model.backbone.stem.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    network(list(image))
+    maps = network.maps(image * 2 - 1)
+    handle.remove()
+    assert torch.allclose(seen[0], seen[1], atol=1e-6)
+    assert [tuple(one.shape[2:]) for one in maps] == [(32, 48), (16, 24), (8, 12), (4, 6), (2, 3)]

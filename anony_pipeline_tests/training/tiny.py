@@ -14,7 +14,6 @@ from anony_pipeline.models import lora
 from anony_pipeline.models.demo_pipeline import build_demo_pipeline
 from anony_pipeline.models.detector import build_detector
 from anony_pipeline.models.discriminator import Discriminator
-from anony_pipeline.models.features import FeatureNet
 from anony_pipeline.models.generator import Generator
 from anony_pipeline.models.judges import JudgeCard
 from anony_pipeline.models.reader import ALPHABET, PlateNet, ReaderTwin, Reading
@@ -174,11 +173,10 @@ def make_critics(config: Config, device: torch.device | None = None) -> Critics:
     del config, device
     torch.manual_seed(3)
     critics = Critics(
-        features=FeatureNet(4).eval(),
         recognizer=RecognizerTwin(ArcFaceNet()).eval(),
         reader=ReaderTwin(PlateNet()).eval(),
         detector=build_detector(),
     )
-    for critic in (critics.features, critics.recognizer, critics.reader, critics.detector):
+    for critic in (critics.recognizer, critics.reader, critics.detector):
         critic.requires_grad_(False)
     return critics
