@@ -25,6 +25,8 @@ Stage = Literal["pretrain", "joint"]
 
 EVENTS_VARIABLE, LAUNCHED_VARIABLE = "ANONY_EVENTS", "ANONY_LAUNCHED"
 TRANSIENT_EXITS = frozenset({-signal.SIGKILL, -signal.SIGBUS, 137, 75})
+KILLED_WITHIN_SECONDS = 2.0
+"""So long a process may take to vanish after SIGKILL; one that waits for a disk takes longer, and nobody can hurry it."""
 """What may pass on a second try: killed for memory, or by a machine that went away; 75 is `train_joint.TRY_AGAIN`."""
 
 
@@ -172,11 +174,12 @@ def _whole_lines(lines: Any) -> Iterator[Event]:  # noqa: ANN401 - an open text 
 def stop_group(process: subprocess.Popen[bytes], grace_seconds: float) -> None:
     """End a process and all it started: SIGTERM, time to save, SIGKILL. Nothing happens if all are gone already."""
     with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGTERM)
-        deadline = time.monotonic() + grace_seconds
-        while time.monotonic() < deadline:
-            process.poll()  # reaps it, so that the group can vanish
-            os.killpg(process.pid, 0)
-            time.sleep(0.1)
-        os.killpg(process.pid, signal.SIGKILL)
+        # A killed process is gone a moment later, and a slot that is freed before that is freed too early.
+        for how, seconds in ((signal.SIGTERM, grace_seconds), (signal.SIGKILL, KILLED_WITHIN_SECONDS)):
+            os.killpg(process.pid, how)
+            deadline = time.monotonic() + seconds
+            while time.monotonic() < deadline:
+                process.poll()  # reaps it, so that the group can vanish
+                os.killpg(process.pid, 0)
+                time.sleep(0.05)
     process.wait()
