@@ -25,9 +25,9 @@ Stage = Literal["pretrain", "joint"]
 
 EVENTS_VARIABLE, LAUNCHED_VARIABLE = "ANONY_EVENTS", "ANONY_LAUNCHED"
 TRANSIENT_EXITS = frozenset({-signal.SIGKILL, -signal.SIGBUS, 137, 75})
-KILLED_WITHIN_SECONDS = 2.0
-"""So long a process may take to vanish after SIGKILL; one that waits for a disk takes longer, and nobody can hurry it."""
 """What may pass on a second try: killed for memory, or by a machine that went away; 75 is `train_joint.TRY_AGAIN`."""
+KILLED_WITHIN_SECONDS = 2.0
+"""So long a process may take to vanish after SIGKILL; one that waits for a disk may take longer."""
 
 
 class Launcher(dg.ConfigurableResource):
