@@ -9,7 +9,10 @@ LUMA = np.array((0.299, 0.587, 0.114), dtype=np.float32)
 DARK, LIGHT = 10, 90
 """Percentiles that stand for a plate's dark and light level, whichever of them is its ground."""
 SIGMAS = (0.0, 0.35, 0.5, 0.7, 0.9, 1.2, 1.6, 2.1, 2.8, 3.7)
-MAX_CAST = 1.6
+MAX_CAST = 2.2
+"""How much a light can strengthen a channel against the others; more is another paint, not another light."""
+PAINTS = np.array(((242, 243, 240), (240, 184, 30)), dtype=np.float32)
+"""White and yellow: what the ground of an old plate may be where it is not that of the new one."""
 MAX_TILT = 0.5
 MIN_PIXELS = 12
 MAX_BLUR = 0.1
@@ -33,8 +36,8 @@ class Appearance:
     Attributes:
         dark: Luma of the plate's dark level, in ``[0, 255]``.
         light: Luma of its light level.
-        dark_cast: ``(3,)`` color of the dark level over its luma: 1, 1, 1 is gray.
-        light_cast: Likewise of the light level.
+        dim: ``(3,)`` RGB of its dark parts, in ``[0, 255]``.
+        ground: ``(3,)`` RGB of its ground; its characters have no part in it.
         tilt: Change of the light from the plate's middle to its right and to its lower edge, over the middle's.
         blur_sigmas: Along x and along y, in px of the image; they differ where something moved.
         noise_sigma: In gray levels.
@@ -43,8 +46,8 @@ class Appearance:
 
     dark: float
     light: float
-    dark_cast: np.ndarray
-    light_cast: np.ndarray
+    dim: np.ndarray
+    ground: np.ndarray
     tilt: tuple[float, float]
     blur_sigmas: tuple[float, float]
     noise_sigma: float
@@ -53,15 +56,15 @@ class Appearance:
 
 @dataclass(frozen=True, slots=True)
 class Levels:
-    """Dark and light luma of a plate, and their colors over their lumas."""
+    """Dark and light luma of a plate, and the colors ``(3,)`` of its dark parts and of its ground."""
 
     dark: float
     light: float
-    dark_cast: np.ndarray
-    light_cast: np.ndarray
+    dim: np.ndarray
+    ground: np.ndarray
 
 
-NEW_PLATE = Levels(20.0, 235.0, np.ones(3, np.float32), np.ones(3, np.float32))
+NEW_PLATE = Levels(20.0, 235.0, np.full(3, 20.0, np.float32), PAINTS[0])
 
 
 def luma(image: np.ndarray) -> np.ndarray:
@@ -70,17 +73,22 @@ def luma(image: np.ndarray) -> np.ndarray:
 
 
 def levels(image: np.ndarray, inside: np.ndarray) -> Levels:
-    """Measure levels over the pixels ``inside``, ``(H, W)`` bool."""
+    """Measure levels over the pixels ``inside``, ``(H, W)`` bool.
+
+    The ground is the larger of the two classes that Otsu's threshold (1979) makes of the luma. Its color is that of the
+    half which lies farther from the other class: blur mixes the rest with the characters.
+    """
     pixels = image[inside].astype(np.float32)
     values = pixels @ LUMA
     dark, light = (float(value) for value in np.percentile(values, (DARK, LIGHT)))
-    dim, bright = pixels[values <= np.percentile(values, 15)], pixels[values >= np.percentile(values, 60)]
-    return Levels(dark, light, _cast(dim.mean(axis=0)), _cast(bright.mean(axis=0)))
-
-
-def _cast(color: np.ndarray) -> np.ndarray:
-    # Near black the ratio of channels is noise: a pedestal draws it to gray.
-    return (color + 4) / (float(color @ LUMA) + 4)
+    whole = np.clip(np.rint(values), 0, 255).astype(np.uint8)
+    _, bright = cv2.threshold(whole[None], 0, 1, cv2.THRESH_OTSU)
+    is_bright = bright.mean() >= 0.5
+    is_ground = bright[0] == is_bright
+    middle = np.median(values[is_ground])
+    is_ground &= (values >= middle) if is_bright else (values <= middle)
+    dim = pixels[values <= np.percentile(values, 15)].mean(axis=0)
+    return Levels(dark, light, dim, np.median(pixels[is_ground], axis=0))
 
 
 def sharpness(values: np.ndarray, inside: np.ndarray) -> np.ndarray:
@@ -220,7 +228,7 @@ def estimate(
     values = luma(image)
     if inside.sum() < MIN_PIXELS:
         mean = float(values[inside].mean()) if inside.any() else float(values.mean())
-        gray = np.ones(3, np.float32)
+        gray = np.full(3, mean, np.float32)
         return Appearance(0.5 * mean, mean, gray, gray, (0.0, 0.0), (0.5, 0.5), noise(values, around), is_gray(image))
     measured = levels(image, inside)
     most = max(MAX_BLUR * height_px, MAX_BLUR_PX)
@@ -230,8 +238,8 @@ def estimate(
     return Appearance(
         measured.dark,
         measured.light,
-        measured.dark_cast,
-        measured.light_cast,
+        measured.dim,
+        measured.ground,
         slant,
         (blur_x, blur_y),
         grain,
@@ -242,7 +250,7 @@ def estimate(
 def apply_light(drawn: np.ndarray, look: Appearance, inside: np.ndarray, position: np.ndarray) -> np.ndarray:
     """Give a drawn and blurred plate the levels, cast and light of the photograph.
 
-    The color of the new plate stays its own (a yellow plate stays yellow) but for a cast of at most ``MAX_CAST``.
+    The color of the new plate stays its own (a yellow plate stays yellow) but for the light's cast.
 
     Args:
         drawn: ``(H, W, 3)`` float32 in ``[0, 255]``.
@@ -256,13 +264,40 @@ def apply_light(drawn: np.ndarray, look: Appearance, inside: np.ndarray, positio
     if look.gray:
         drawn = np.repeat(luma(drawn)[..., None], 3, axis=2)
     own = levels(drawn, inside) if inside.sum() >= MIN_PIXELS else NEW_PLATE
-    gain = min(max(look.light - look.dark, 6.0) / max(own.light - own.dark, 6.0), 1.6)
-    cast = _bounded_cast(look.light_cast / np.maximum(own.light_cast, 0.05))
-    floor = look.dark * _bounded_cast(look.dark_cast)
+    cast, light = light_on(look, own)
+    gain = min(max(light - look.dark, 6.0) / max(own.light - own.dark, 6.0), 1.6)
+    # Haze over the characters has a color between white and the light's; what goes beyond is the characters' own.
+    haze = np.clip(_relative(look.dim), np.minimum(cast, 1), np.maximum(cast, 1))
     plane = 1 + look.tilt[0] * position[..., :1] + look.tilt[1] * position[..., 1:]
-    return (floor + (drawn - own.dark) * gain * cast) * np.clip(plane, 0.3, 1.8)
+    return (look.dark * haze + (drawn - own.dark) * gain * cast) * np.clip(plane, 0.3, 1.8)
 
 
-def _bounded_cast(cast: np.ndarray) -> np.ndarray:
-    bounded = np.clip(cast, 1 / MAX_CAST, MAX_CAST)
-    return bounded / float(bounded @ LUMA)
+def light_on(look: Appearance, own: Levels) -> tuple[np.ndarray, float]:
+    """The light on a plate, told by its ground alone.
+
+    The old plate mostly is of the new one's style, and then the light's color is what the two grounds differ by. Where
+    no light could make the one of the other, the old plate was of another style, white or yellow; and if it was
+    neither, nothing is known of the light's color.
+
+    Args:
+        look: Of the old plate.
+        own: Of the new one, in even white light.
+
+    Returns:
+        ``(3,)`` factors of the channels, whose luma is 1, and the luma that the new plate's light parts have in it.
+    """
+    gain = (look.light - look.dark) / max(own.light - own.dark, 6.0)
+    same_style = look.dark + (own.ground - own.dark) * gain
+    for paint, light in (
+        (same_style, look.light),
+        *((paint, look.light * own.light / (paint @ LUMA)) for paint in PAINTS),
+    ):
+        cast = _relative(look.ground) / _relative(paint)
+        if max(cast.max(), 1 / cast.min()) <= MAX_CAST:
+            return cast / float(cast @ LUMA), float(light)
+    return np.ones(3, np.float32), look.light
+
+
+def _relative(color: np.ndarray) -> np.ndarray:
+    # Near black the ratio of channels is noise: a pedestal draws it to gray.
+    return (np.maximum(color, 0) + 4) / (max(float(color @ LUMA), 0) + 4)

@@ -16,7 +16,7 @@ STYLES = load_styles()
 
 
 def scene(rng, style, width, *, blur=0.6, noise=1.5, light=1.0, angle=6.0):
-    """A plate at a known place on a car-like ground: image, corners."""
+    """A plate at a known place on a car-like ground: image, corners. The light has one strength or one a channel."""
     height, factor = width * style.size_mm[1] / style.size_mm[0], 4
     size = (round(3 * height) + 40, round(1.6 * width) + 40)
     ground = np.full((*size, 3), rng.uniform(20, 110, 3), np.float32)
@@ -226,6 +226,39 @@ def test_a_yellow_plate_stays_yellow_where_a_white_one_was():
     middle = result.image[result.mask > 0].reshape(-1, 3)
     bright = middle[middle.sum(axis=1) >= np.percentile(middle.sum(axis=1), 70)].mean(axis=0)
     assert bright[0] > 1.5 * bright[2]
+
+
+def middle_color(image, region):
+    """The color of the brighter half of a plate's middle: its ground's, where that is bright."""
+    left, top, right, bottom = np.array(region.box_xyxy).astype(int)
+    tall, wide = (bottom - top) // 4, (right - left) // 6
+    pixels = image[top + tall : bottom - tall, left + wide : right - wide].reshape(-1, 3).astype(float)
+    return pixels[pixels.sum(axis=1) >= np.median(pixels.sum(axis=1))].mean(axis=0)
+
+
+@pytest.mark.parametrize("ink", ["#1c3f94", "#a01020", "#1d6b45"], ids=["blue", "red", "green"])
+@pytest.mark.parametrize("width", [60, 200])
+def test_the_old_characters_color_does_not_tint_the_new_ground(ink, width):
+    made = []
+    for color in ("#141414", ink):
+        style = STYLES["PL"].model_copy(update={"colors": STYLES["PL"].colors.model_copy(update={"text": color})})
+        image, corners = scene(np.random.default_rng(2), style, width)
+        region = Region(Kind.PLATE, box_of(corners), quad=tuple(map(tuple, corners.tolist())))
+        made.append(middle_color(fit.fit(image, region, new_plate(STYLES["PL"])).image, region))
+    without_color, with_color = (color - color.mean() for color in made)
+    np.testing.assert_allclose(with_color, without_color, atol=5)
+
+
+@pytest.mark.parametrize("light", [(1.0, 0.8, 0.5), (0.9, 0.45, 0.4), (0.6, 0.7, 0.9)], ids=["warm", "lamp", "sky"])
+@pytest.mark.parametrize(("old", "new"), [("PL", "PL"), ("BE", "PL"), ("NL", "NL"), ("NL", "PL"), ("PL", "NL")])
+def test_a_new_plate_has_the_color_that_it_would_have_in_the_old_ones_light(old, new, light):
+    image, corners = scene(np.random.default_rng(7), STYLES[old], 160, light=np.array(light), blur=0.3)
+    truth, _ = scene(np.random.default_rng(7), STYLES[new], 160, light=np.array(light), blur=0.3)
+    region = Region(Kind.PLATE, box_of(corners), quad=tuple(map(tuple, corners.tolist())))
+    result = fit.fit(image, region, new_plate(STYLES[new]))
+    off = np.abs(middle_color(result.image, region) - middle_color(truth, region))
+    # Of a yellow ground in a colored light nothing says that it is not another paint.
+    assert off.max() < (55 if {old, new} == {"PL", "NL"} else 16)
 
 
 def test_the_same_input_gives_the_same_output():
