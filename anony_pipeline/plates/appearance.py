@@ -1,6 +1,6 @@
 """How a plate looks in a photograph: levels, cast, light, sharpness, noise; measured on the old, put on the new one."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -13,6 +13,8 @@ MAX_CAST = 2.2
 """How much a light can strengthen a channel against the others; more is another paint, not another light."""
 PAINTS = np.array(((242, 243, 240), (240, 184, 30)), dtype=np.float32)
 """White and yellow: what the ground of an old plate may be where it is not that of the new one."""
+MAX_GAIN = 1.6
+"""Of the contrast: a new plate that blur leaves little of is not to be torn up to an old one's, unless light did that."""
 MAX_TILT = 0.5
 MIN_PIXELS = 12
 MAX_BLUR = 0.1
@@ -23,6 +25,10 @@ MOVED = 1.7
 """A blur so much stronger along one axis than along the other is a motion's; less is chance of the characters."""
 MOVED_WITH_IT = 0.6
 """The sharpest edge about a plate that moved is blurred along the motion too, by this share of it at least."""
+CLIPPED = 250.0
+"""From this luma on a plate's light parts are brighter than the camera could tell."""
+EXPOSURES = (1.0, 1.25, 1.6, 2.0, 2.5, 3.2, 4.0)
+"""By how much, over white."""
 EDGE, REACH, WIDEST = 24.0, 9, 3.0
 """What counts as an edge: gray levels between its sides, over so many px; a wider blur is not told from this one."""
 GRAY = 3.0
@@ -35,7 +41,7 @@ class Appearance:
 
     Attributes:
         dark: Luma of the plate's dark level, in ``[0, 255]``.
-        light: Luma of its light level.
+        light: Luma of its light level, above 255 where that was overexposed.
         dim: ``(3,)`` RGB of its dark parts, in ``[0, 255]``.
         ground: ``(3,)`` RGB of its ground; its characters have no part in it.
         tilt: Change of the light from the plate's middle to its right and to its lower edge, over the middle's.
@@ -125,6 +131,37 @@ def blurs_that_match(
     if moved and sharpest_edge(values, around, axis) >= MOVED_WITH_IT * min(stronger, WIDEST):
         return along_x, along_y
     return even, even
+
+
+def unclipped(drawn: np.ndarray, values: np.ndarray, inside: np.ndarray, most: float) -> tuple[float, float, float]:
+    """Levels and blur of an overexposed plate, before the camera cut them off at 255.
+
+    What is too bright eats into the characters. Each of `EXPOSURES` is tried with each blur: the drawn plate's
+    distribution of luma comes nearest to the old one's where both are right.
+
+    Args:
+        drawn: As in `blurs_that_match`.
+        values: Likewise.
+        inside: Likewise.
+        most: The greatest blur.
+
+    Returns:
+        The luma of the dark and of the light level, above 255 where it was cut off, and the blur's sigma in px.
+    """
+    shares = np.linspace(1, 99, 50)
+    wanted = np.percentile(values[inside], shares)
+    tries = []
+    for sigma in (sigma for sigma in SIGMAS if sigma <= most):
+        blurred = gaussian(drawn, (sigma, sigma))[inside]
+        dark, light = np.percentile(blurred, (DARK, LIGHT))
+        reached = np.percentile(blurred, shares)
+        for exposure in EXPOSURES:
+            gain = 255 * exposure / max(light, 1.0)
+            # Haze lifts all of it: as much as the darkest parts show.
+            haze = max(0.0, wanted[0] - gain * reached[0])
+            off = np.abs(np.minimum(gain * reached + haze, 255) - wanted).mean()
+            tries.append((float(off), float(gain * dark + haze), float(gain * light + haze), sigma))
+    return min(tries)[1:]
 
 
 def sharpest_edge(values: np.ndarray, where: np.ndarray, axis: int) -> float:
@@ -233,6 +270,9 @@ def estimate(
     measured = levels(image, inside)
     most = max(MAX_BLUR * height_px, MAX_BLUR_PX)
     blur_x, blur_y = (min(sigma, most) for sigma in blurs_that_match(luma(drawn), values, inside, around))
+    if measured.light >= CLIPPED:
+        dark, light, blur_x = unclipped(luma(drawn), values, inside, most)
+        measured, blur_y = replace(measured, dark=dark, light=light), blur_x
     slant = tilt(values, inside, position)
     grain = noise(values, around)
     return Appearance(
@@ -265,7 +305,9 @@ def apply_light(drawn: np.ndarray, look: Appearance, inside: np.ndarray, positio
         drawn = np.repeat(luma(drawn)[..., None], 3, axis=2)
     own = levels(drawn, inside) if inside.sum() >= MIN_PIXELS else NEW_PLATE
     cast, light = light_on(look, own)
-    gain = min(max(light - look.dark, 6.0) / max(own.light - own.dark, 6.0), 1.6)
+    gain = max(light - look.dark, 6.0) / max(own.light - own.dark, 6.0)
+    if look.light < CLIPPED:
+        gain = min(gain, MAX_GAIN)
     # Haze over the characters has a color between white and the light's; what goes beyond is the characters' own.
     haze = np.clip(_relative(look.dim), np.minimum(cast, 1), np.maximum(cast, 1))
     plane = 1 + look.tilt[0] * position[..., :1] + look.tilt[1] * position[..., 1:]

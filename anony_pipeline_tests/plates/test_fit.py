@@ -261,6 +261,22 @@ def test_a_new_plate_has_the_color_that_it_would_have_in_the_old_ones_light(old,
     assert off.max() < (55 if {old, new} == {"PL", "NL"} else 16)
 
 
+@pytest.mark.parametrize("light", [1.5, 2.0, 2.6])
+@pytest.mark.parametrize("width", [60, 160])
+def test_light_that_eats_into_the_old_characters_eats_into_the_new_ones(light, width):
+    shares = []
+    for seed in range(6):
+        image, corners = scene(np.random.default_rng(seed), STYLES["PL"], width, light=light, blur=1.0, angle=1.0)
+        region = Region(Kind.PLATE, box_of(corners), quad=tuple(map(tuple, corners.tolist())))
+        result = fit.fit(image, region, new_plate(STYLES["PL"], seed))
+        left, top, right, bottom = np.array(region.box_xyxy).astype(int)
+        tall, wide = (bottom - top) // 5, (right - left) // 8
+        inner = (slice(top + tall, bottom - tall), slice(left + wide, right - tall))
+        shares.append([(appearance.luma(it)[inner] < 150).mean() for it in (image, result.image)])
+    before, after = np.mean(shares, axis=0)
+    assert after == pytest.approx(before, rel=0.2, abs=0.02)
+
+
 def test_the_same_input_gives_the_same_output():
     image, corners = scene(np.random.default_rng(6), STYLES["DE"], 90)
     region = Region(Kind.PLATE, box_of(corners))
