@@ -86,10 +86,10 @@ def mounted(car: np.ndarray, plate: np.ndarray, corners: np.ndarray) -> np.ndarr
 
 def with_holder(car: np.ndarray, corners: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The place with a dark holder that is higher than the plate and bears a name below; and the holder's corners."""
-    holder = np.full((170, 540, 3), (26, 26, 28), np.uint8)
-    cv2.putText(holder, "AUTOHAUS MEIER", (110, 158), cv2.FONT_HERSHEY_SIMPLEX, 1.1, (190, 190, 190), 3)
-    plate = np.array([(10, 10), (530, 10), (530, 120), (10, 120)], np.float32)
-    own = np.array([[(0, 0), (540, 0), (540, 170), (0, 170)]], np.float32)
+    holder = np.full((140, 536, 3), (26, 26, 28), np.uint8)
+    cv2.putText(holder, "AUTOHAUS MEIER", (150, 136), cv2.FONT_HERSHEY_SIMPLEX, 0.6, (190, 190, 190), 2)
+    plate = np.array([(8, 8), (528, 8), (528, 118), (8, 118)], np.float32)
+    own = np.array([[(0, 0), (536, 0), (536, 140), (0, 140)]], np.float32)
     outer = cv2.perspectiveTransform(own, cv2.getPerspectiveTransform(plate, corners))[0]
     return mounted(car, holder, outer), outer
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from anony_pipeline.plates import glyphs
 from anony_pipeline.plates.styles import Mark, Piece, PlateStyle
 
+TALLEST = 1.1
+"""Characters over their nominal height at most: a font ratio that fits one country's plates is too much for another's."""
 MARK_OF_TEXT = {"-": Mark.HYPHEN, " ": Mark.GAP, "·": Mark.DOT}
 
 
@@ -26,7 +28,10 @@ class Placed:
 
 @dataclass(frozen=True, slots=True)
 class _Item:
+    """Something with a width on a plate, in the middle of a cell that may be wider."""
+
     width: float
+    cell: float
     character: str | None = None
     mark: Mark | None = None
 
@@ -37,7 +42,8 @@ def place(style: PlateStyle, serial: str, font_ratio: float) -> list[Placed]:
     Args:
         style: The plate's style.
         serial: A serial of the style. A text that its grammar doesn't accept is laid out as it is written.
-        font_ratio: The characters' height over the plate's, in ``(0, 1]``; bounded by the height of the text area.
+        font_ratio: The characters' height over the plate's, in ``(0, 1]``; bounded by the height of the text area and by
+            what the style's characters can have.
 
     Returns:
         Characters and marks, left to right, top to bottom; all inside the text area.
@@ -49,7 +55,8 @@ def place(style: PlateStyle, serial: str, font_ratio: float) -> list[Placed]:
     for row, share in zip(rows, shares, strict=True):
         row_height = (y_max - y_min) * share / sum(shares)
         # Rows need some ground between them.
-        height = min(font_ratio * style.size_mm[1], row_height * (1 if len(rows) == 1 else 0.86))
+        tallest = min(TALLEST * style.glyph_height_mm, row_height * (1 if len(rows) == 1 else 0.86))
+        height = min(font_ratio * style.size_mm[1], tallest)
         items = [item for piece in row for item in _items(style, piece, height)]
         placed += _place_row(style, items, height, (x_min, x_max), top + row_height / 2)
         top += row_height
@@ -78,15 +85,21 @@ def _rows(pieces: Sequence[Piece]) -> list[list[Piece]]:
 
 def _items(style: PlateStyle, piece: Piece, height: float) -> list[_Item]:
     if piece.mark is None:
-        return [_Item(glyphs.width_over_height(style.font, c) * height, character=c) for c in piece.text]
+        widths = [glyphs.width_over_height(style.font, character) * height for character in piece.text]
+        least = style.spacing.cell_mm * height / style.glyph_height_mm
+        return [
+            _Item(width, max(width, least), character=character)
+            for width, character in zip(widths, piece.text, strict=True)
+        ]
     spacing = style.spacing
-    widths = {
+    width_of = {
         Mark.GAP: spacing.gap_mm,
         Mark.HYPHEN: spacing.hyphen_mm,
         Mark.DOT: spacing.dot_mm,
         Mark.SEAL: spacing.seal_mm,
     }
-    return [_Item(widths[piece.mark] * height / style.glyph_height_mm, mark=piece.mark)]
+    width = width_of[piece.mark] * height / style.glyph_height_mm
+    return [_Item(width, width, mark=piece.mark)]
 
 
 def _place_row(
@@ -95,19 +108,20 @@ def _place_row(
     scale = height / style.glyph_height_mm
     space = style.spacing.character_mm * scale
     # A gap is what stands between two characters, so it takes the place of the space on one of its sides.
-    advances = [max(0.0, item.width - space) if item.mark is Mark.GAP else item.width for item in items]
+    advances = [max(0.0, item.cell - space) if item.mark is Mark.GAP else item.cell for item in items]
     total = sum(advances) + space * (len(items) - 1)
     squeeze = min(1.0, (reach[1] - reach[0]) / total)
     x = (reach[0] + reach[1] - total * squeeze) / 2
     placed = []
     for item, advance in zip(items, advances, strict=True):
-        width = advance * squeeze
+        cell = advance * squeeze
         if item.mark is not Mark.GAP:
             tall = _height_of(item, height, scale, style)
             wide_mm, tall_mm = style.size_mm
-            left, right, top, bottom = x / wide_mm, (x + width) / wide_mm, middle - tall / 2, middle + tall / 2
-            placed.append(Placed((left, top / tall_mm, right, bottom / tall_mm), item.character, item.mark))
-        x += width + space * squeeze
+            left = x + (cell - item.width * squeeze) / 2
+            box = (left / wide_mm, middle - tall / 2, (left + item.width * squeeze) / wide_mm, middle + tall / 2)
+            placed.append(Placed((box[0], box[1] / tall_mm, box[2], box[3] / tall_mm), item.character, item.mark))
+        x += cell + space * squeeze
     return placed
 
 

@@ -61,6 +61,23 @@ def test_the_font_ratio_is_the_height_of_the_ink(ratio):
     assert rows[-1] + 1 - rows[0] == pytest.approx(ratio * 200, abs=2)
 
 
+@pytest.mark.parametrize("key", ["BR", "US_CA", "FR"])
+def test_characters_are_hardly_taller_than_their_country_makes_them(key):
+    style = STYLES[key]
+    tallest = max(p.box[3] - p.box[1] for p in layout.place(style, "ABC-1234", 1.0) if p.character)
+    assert tallest * style.size_mm[1] == pytest.approx(1.1 * style.glyph_height_mm)
+
+
+def test_narrow_characters_stand_in_the_middle_of_cells():
+    placed = [p for p in layout.place(STYLES["BR"], "III-1111", 0.45) if p.character]
+    middles = np.array([(p.box[0] + p.box[2]) / 2 for p in placed]) * STYLES["BR"].size_mm[0]
+    steps = np.diff(middles)[[0, 1, 3, 4, 5]]
+    assert np.ptp(steps) < 1e-6
+    spacing = STYLES["BR"].spacing
+    scale = 0.45 * STYLES["BR"].size_mm[1] / STYLES["BR"].glyph_height_mm
+    assert steps[0] == pytest.approx((spacing.cell_mm + spacing.character_mm) * scale)
+
+
 def test_a_small_plate_is_the_average_of_a_large_one():
     large = render.render(STYLES["DE"], "B AB 1234", (256, 1024)).astype(float)
     small = render.render(STYLES["DE"], "B AB 1234", (32, 128)).astype(float)

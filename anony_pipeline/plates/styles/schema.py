@@ -105,6 +105,7 @@ class Spacing(Part):
     """Widths between characters, for characters of the nominal height."""
 
     character_mm: Length = Field(description="between neighbors")
+    cell_mm: Length = Field(0, description="least room for a character, in whose middle a narrow one stands")
     gap_mm: Length = Field(12, description="a gap (`_`)")
     hyphen_mm: Length = Field(14, description="length of a hyphen (`-`)")
     dot_mm: Length = Field(10, description="diameter of a dot (`.`)")
