@@ -14,7 +14,7 @@ MAX_CAST = 2.2
 PAINTS = np.array(((242, 243, 240), (240, 184, 30)), dtype=np.float32)
 """White and yellow: what the ground of an old plate may be where it is not that of the new one."""
 MAX_GAIN = 1.6
-"""Of the contrast: where blur leaves little of a new plate, that is not torn up to the old one's, unless light did that."""
+"""Of the contrast: where blur leaves little of a new plate, that is not torn up to the old one's, unless by light."""
 MAX_TILT = 0.5
 MIN_PIXELS = 12
 MAX_BLUR = 0.1

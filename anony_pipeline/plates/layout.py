@@ -7,7 +7,7 @@ from anony_pipeline.plates import glyphs
 from anony_pipeline.plates.styles import Mark, Piece, PlateStyle
 
 TALLEST = 1.1
-"""Characters over their nominal height at most: what fits one country's plates as a font ratio is too much for others."""
+"""Characters over their nominal height at most: the font ratio of one country's plates is too much for others."""
 MARK_OF_TEXT = {"-": Mark.HYPHEN, " ": Mark.GAP, "·": Mark.DOT}
 
 
@@ -42,8 +42,8 @@ def place(style: PlateStyle, serial: str, font_ratio: float) -> list[Placed]:
     Args:
         style: The plate's style.
         serial: A serial of the style. A text that its grammar doesn't accept is laid out as it is written.
-        font_ratio: The characters' height over the plate's, in ``(0, 1]``; bounded by the text area's height and by what
-            the style's characters can have.
+        font_ratio: The characters' height over the plate's, in ``(0, 1]``; bounded by the text area's height and
+            by what the style's characters can have.
 
     Returns:
         Characters and marks, left to right, top to bottom; all inside the text area.
