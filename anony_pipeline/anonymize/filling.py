@@ -122,6 +122,7 @@ class Filler:
                 kind,
                 noise=noise,
                 anchors=None if anchors is None else anchors.to(device),
+                styles=[task.style for task in tasks],
             )
         return images.to_images(filled)
 

@@ -14,6 +14,7 @@ Count = Annotated[int, Field(ge=0)]
 Weight = Annotated[float, Field(ge=0)]
 KindName = Literal["face", "license_plate"]
 Profile = Literal["realistic", "blur", "solid"]
+PlateAdapter = Annotated[str, Field(pattern=r"^(plate|style_[A-Za-z0-9_]+)$")]
 
 
 class Section(BaseModel):
@@ -151,6 +152,20 @@ class Finetune(Section):
     )
     lora_rank: Positive = Field(8, description="more learns more, costs memory and overfits sooner")
     lora_alpha: Annotated[float, Field(gt=0)] = Field(8.0, description="the adapter's scale is lora_alpha / lora_rank")
+    style_mix: dict[str, dict[PlateAdapter, Annotated[float, Field(gt=0)]]] = Field(
+        default_factory=dict,
+        description="plate style -> its adapters with their weights, as in `FR: {plate: 1, style_FR: 0.7}`; adapters "
+        "`style_*` are added, and may be shared by styles. Styles left out have `plate` alone. Each mix in a batch "
+        "takes a pass of its own",
+    )
+
+    @model_validator(mode="after")
+    def _mixes_are_of_adapters(self) -> "Finetune":
+        if self.style_mix and not self.use_lora:
+            raise ValueError("style_mix mixes adapters, and use_lora: false has none: leave one of them out")
+        if empty := [style for style, mix in self.style_mix.items() if not mix]:
+            raise ValueError(f"style_mix names no adapter for {', '.join(empty)}: give one, or leave the style out")
+        return self
 
 
 class Discriminator(Section):

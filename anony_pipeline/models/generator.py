@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -43,12 +43,21 @@ class Encoded:
     masked: torch.Tensor
     anchored: torch.Tensor | None = None
 
+    def part(self, places: Sequence[int]) -> "Encoded":
+        """The latents of some of the crops."""
+        chosen = list(places)
+        return Encoded(self.masked[chosen], None if self.anchored is None else self.anchored[chosen])
+
 
 class Generator(nn.Module):
     """Fill masked regions with what could have been there.
 
     It takes the parts of a stock diffusers pipeline, which stays usable as `pipeline`. All weights are frozen;
     `lora.make_trainable` adds what learns.
+
+    Attributes:
+        mixes: The adapters of plate styles that have their own (`lora.mix_of`).
+        unmerged: Weights as they were before adapters were merged into them (`lora.merge`), by layer.
 
     Args:
         pipeline: Stock inpainting pipeline (SD or SDXL) with a 9-channel UNet.
@@ -86,6 +95,8 @@ class Generator(nn.Module):
         self.steps = dict(steps)
         self.anchor_strength = anchor_strength
         self.base_id = base_id
+        self.mixes: dict[str, lora.Mix] = {}
+        self.unmerged: dict[str, torch.Tensor] = {}
         self._is_xl = isinstance(pipeline, StableDiffusionXLInpaintPipeline)
         alphas = pipeline.scheduler.alphas_cumprod.to(torch.float32)
         self.alphas_cumprod: torch.Tensor
@@ -119,6 +130,7 @@ class Generator(nn.Module):
         noise: torch.Tensor,
         anchors: torch.Tensor | None = None,
         encoded: Encoded | None = None,
+        styles: Sequence[str | None] | None = None,
     ) -> torch.Tensor:
         """Replace what is under the masks.
 
@@ -135,13 +147,18 @@ class Generator(nn.Module):
                 the mask counts.
             encoded: What `encode_crops` made of the same images, masks and anchors, where that was kept; then nothing
                 is encoded here.
+            styles: The plate style of each crop, where styles have adapters of their own (`lora.mix_of`).
 
         Returns:
             ``(N, 3, H, W)`` float32, in ``[-1, 1]`` under the mask, equal to ``images`` to the bit outside.
 
         Raises:
-            ValueError: If plates come without anchors.
+            ValueError: If plates come without anchors, or crops of different adapters with gradients.
         """
+        alike = lora.by_mix(self, kind, styles or [None] * len(images))
+        if len(alike) > 1:
+            return self._fill_in_turn(alike, images, masks, kind, noise, anchors, encoded, styles or ())
+        style = styles[0] if styles else None
         inside = masks > 0.5
         with self._autocast():
             encoded = encoded or self.encode_crops(images, masks, anchors if kind is Kind.PLATE else None)
@@ -149,10 +166,38 @@ class Generator(nn.Module):
             latents, timesteps, stride = self._start(encoded, kind, noise)
             for timestep in timesteps[:-1]:
                 with torch.no_grad():
-                    latents = self._step(latents, timestep, timestep - stride, condition, kind)
-            clean = self.predict_clean(latents, self._timesteps(timesteps[-1], len(images)), condition, kind)
+                    latents = self._step(latents, timestep, timestep - stride, condition, kind, style)
+            clean = self.predict_clean(latents, self._timesteps(timesteps[-1], len(images)), condition, kind, style)
         filled = self.decode(clean).float().clamp(-1, 1)
         return torch.where(inside, filled, images)
+
+    def _fill_in_turn(
+        self,
+        alike: list[list[int]],
+        images: torch.Tensor,
+        masks: torch.Tensor,
+        kind: Kind,
+        noise: torch.Tensor,
+        anchors: torch.Tensor | None,
+        encoded: Encoded | None,
+        styles: Sequence[str | None],
+    ) -> torch.Tensor:
+        """Fill crops of different adapters, those of the same ones at once."""
+        if torch.is_grad_enabled():
+            # peft takes the gradient from adapters that are switched off, before the backward pass comes to them.
+            raise ValueError("one pass learns one mix of adapters: give crops of different ones in turn")
+        filled = torch.empty_like(images, dtype=torch.float32)
+        for places in alike:
+            filled[places] = self.fill(
+                images[places],
+                masks[places],
+                kind,
+                noise=noise[places],
+                anchors=None if anchors is None else anchors[places],
+                encoded=None if encoded is None else encoded.part(places),
+                styles=[styles[place] for place in places],
+            )
+        return filled
 
     def condition(self, images: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
         """Mask and masked image as the UNet takes them, ``(N, 1 + C, h, w)``; arguments as in `fill`."""
@@ -179,7 +224,12 @@ class Generator(nn.Module):
             return vae.decode((latents / vae.config.scaling_factor).to(vae.dtype)).sample
 
     def predict_clean(
-        self, noisy: torch.Tensor, timesteps: torch.Tensor, condition: torch.Tensor, kind: Kind
+        self,
+        noisy: torch.Tensor,
+        timesteps: torch.Tensor,
+        condition: torch.Tensor,
+        kind: Kind,
+        style: str | None = None,
     ) -> torch.Tensor:
         """One evaluation of the UNet: the clean latents that it sees in noisy ones.
 
@@ -188,8 +238,9 @@ class Generator(nn.Module):
             timesteps: ``(N,)`` integers in ``[0, 999]``.
             condition: Of `condition`.
             kind: Of all N crops; chooses adapter and prompt.
+            style: The plate style of all N crops; chooses adapters, where it has its own.
         """
-        lora.activate(self, kind)
+        lora.activate(self, kind, style)
         output = self.unet(
             torch.cat([noisy.to(condition.dtype), condition], dim=1),
             timesteps,
@@ -228,11 +279,17 @@ class Generator(nn.Module):
         return latents, [round((first + 1) * (count - i) / count) - 1 for i in range(count)], (first + 1) // count
 
     def _step(
-        self, latents: torch.Tensor, timestep: int, following: int, condition: torch.Tensor, kind: Kind
+        self,
+        latents: torch.Tensor,
+        timestep: int,
+        following: int,
+        condition: torch.Tensor,
+        kind: Kind,
+        style: str | None,
     ) -> torch.Tensor:
         """One deterministic step of DDIM (Song et al., 2021, equation 12 with sigma = 0)."""
         now = self._timesteps(timestep, len(latents))
-        clean = self.predict_clean(latents, now, condition, kind)
+        clean = self.predict_clean(latents, now, condition, kind, style)
         alpha = self._alphas_cumprod(now)
         noise = (latents - alpha.sqrt() * clean) / (1 - alpha).sqrt()
         return self.add_noise(clean, noise, self._timesteps(following, len(latents)))

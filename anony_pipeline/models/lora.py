@@ -6,10 +6,11 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from diffusers import UNet2DConditionModel
 from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
+from peft.tuners.lora import LoraLayer
 from safetensors import safe_open
 from safetensors.torch import save
 from torch import nn
@@ -17,6 +18,7 @@ from torch import nn
 from anony_pipeline.config.schema import Finetune
 from anony_pipeline.errors import CheckpointError, ConfigError
 from anony_pipeline.models import weights
+from anony_pipeline.plates.styles import NEUTRAL, configured_styles
 from anony_pipeline.storage import atomic
 from anony_pipeline.structures.regions import Kind
 
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
 
 ADAPTERS = {Kind.FACE: "face", Kind.PLATE: "plate"}
 """One adapter a kind, all on the same layers, so that they can be mixed and swapped."""
+
+Mix: TypeAlias = tuple[tuple[str, float], ...]
+"""Adapters whose changes are added up, each with its weight."""
 
 TARGETS = re.compile(
     r"(^|\.)(to_q|to_k|to_v|to_out\.0|conv1|conv2|conv_shortcut|proj_in|proj_out|ff\.net\.0\.proj|ff\.net\.2)$"
@@ -62,39 +67,108 @@ def resolve_layers(unet: nn.Module, learnable_layers: Sequence[str]) -> list[str
 
 
 def make_trainable(generator: "Generator", settings: Finetune) -> None:
-    """Add a `face` and a `plate` adapter to the UNet, or unfreeze the named layers; what learns is float32.
+    """Add a `face`, a `plate` and the mixes' `style_*` adapters, or unfreeze the named layers; what learns is float32.
 
     Args:
         generator: Frozen as a whole, without adapters.
-        settings: ``use_lora``, ``learnable_layers``, ``lora_rank`` and ``lora_alpha``.
+        settings: ``use_lora``, ``learnable_layers``, ``lora_rank``, ``lora_alpha`` and ``style_mix``.
 
     Raises:
-        ConfigError: See `resolve_layers`.
+        ConfigError: See `resolve_layers`; or if a mix is of a plate style that does not exist.
     """
+    _check_styles(settings.style_mix)
     layers = resolve_layers(generator.unet, settings.learnable_layers)
     if not settings.use_lora:
         for name in layers:
             generator.unet.get_submodule(name).requires_grad_(True).float()
         return
-    for name in ADAPTERS.values():
+    generator.mixes = {style: tuple(mix.items()) for style, mix in settings.style_mix.items()}
+    named = (name for mix in settings.style_mix.values() for name in mix)
+    for name in dict.fromkeys((*ADAPTERS.values(), *named)):
         _add_adapter(generator.unet, name, settings.lora_rank, settings.lora_alpha, layers)
     activate(generator, Kind.FACE)
 
 
-def activate(generator: "Generator", kind: Kind) -> None:
-    """Switch to a kind's adapter; without adapters nothing happens. The other's weights then take no gradient."""
-    unet = generator.unet
-    name = ADAPTERS[kind]
-    if name in getattr(unet, "peft_config", {}) and unet.active_adapters() != [name]:
-        unet.set_adapter(name)
+def mix_of(generator: "Generator", kind: Kind, style: str | None = None) -> Mix:
+    """The adapters of a region: of a plate those of its style, where the style has a mix; otherwise its kind's own."""
+    own = ((ADAPTERS[kind], 1.0),)
+    return generator.mixes.get(style or NEUTRAL, own) if kind is Kind.PLATE else own
+
+
+def by_mix(generator: "Generator", kind: Kind, styles: Sequence[str | None]) -> list[list[int]]:
+    """Places of crops that have the same adapters, which one pass can fill, in the order of their first crops.
+
+    Args:
+        generator: Knows the mixes.
+        kind: Of all crops.
+        styles: The plate style of each.
+    """
+    places: dict[Mix, list[int]] = {}
+    for place, style in enumerate(styles):
+        places.setdefault(mix_of(generator, kind, style), []).append(place)
+    return list(places.values())
+
+
+def activate(generator: "Generator", kind: Kind, style: str | None = None) -> None:
+    """Switch to the adapters of a kind and style; without adapters nothing happens. No other's weights take a gradient.
+
+    Raises:
+        ValueError: If other adapters are merged.
+    """
+    unet, mix = generator.unet, mix_of(generator, kind, style)
+    if not {name for name, _ in mix} <= getattr(unet, "peft_config", {}).keys() or _is_active(unet, mix):
+        return
+    if generator.unmerged:
+        raise ValueError(f"other adapters than {mix} are merged: unmerge them first")
+    unet.set_adapters([name for name, _ in mix], [weight for _, weight in mix])
+
+
+def merge(generator: "Generator", kind: Kind, style: str | None = None) -> None:
+    """Add the adapters of a kind and style to the weights that they change: the same output for less time.
+
+    The weights as they were stay in memory, so that `unmerge` restores them to the bit in half precision, too.
+
+    Args:
+        generator: With adapters, none of them merged. It can then fill regions of this mix alone, and can't learn.
+        kind: Of the regions that it will fill.
+        style: Their plate style.
+
+    Raises:
+        ValueError: If adapters are merged already, there are none, or their weights are not finite.
+    """
+    if generator.unmerged or not getattr(generator.unet, "peft_config", {}):
+        raise ValueError("there are no adapters to merge, or some are merged already: unmerge them first")
+    activate(generator, kind, style)
+    try:
+        for name, layer in _adapted(generator.unet).items():
+            # A safe merge puts a new tensor in the old one's place, which is kept.
+            generator.unmerged[name] = layer.get_base_layer().weight.data
+            layer.merge(safe_merge=True)
+    except ValueError:
+        unmerge(generator)
+        raise
+
+
+def unmerge(generator: "Generator") -> None:
+    """Take merged adapters out again: all is as before `merge`. Without merged ones nothing happens."""
+    for name, layer in _adapted(generator.unet).items():
+        if name in generator.unmerged:
+            layer.get_base_layer().weight.data = generator.unmerged.pop(name)
+            layer.merged_adapters.clear()
 
 
 @contextmanager
 def without_adapters(generator: "Generator") -> Iterator[None]:
-    """Within the block the generator is its base model."""
+    """Within the block the generator is its base model.
+
+    Raises:
+        ValueError: If adapters are merged.
+    """
     if not getattr(generator.unet, "peft_config", {}):
         yield
         return
+    if generator.unmerged:
+        raise ValueError("adapters are merged into the base model: unmerge them first")
     generator.unet.disable_adapters()
     try:
         yield
@@ -103,7 +177,7 @@ def without_adapters(generator: "Generator") -> Iterator[None]:
 
 
 def trainable_parameters(generator: "Generator") -> dict[str, nn.Parameter]:
-    """All weights that training changes, of both adapters whichever is active, by their names in the UNet."""
+    """All weights that training changes, of all adapters whichever is active, by their names in the UNet."""
     unet = generator.unet
     if getattr(unet, "peft_config", {}):
         return {name: parameter for name, parameter in unet.named_parameters() if ".lora_" in name}
@@ -113,12 +187,12 @@ def trainable_parameters(generator: "Generator") -> dict[str, nn.Parameter]:
 def save_adapters(generator: "Generator", folder: Path) -> None:
     """Write what was trained, in diffusers' format: ``<folder>/face/pytorch_lora_weights.safetensors`` and so on.
 
-    A stock pipeline loads each by ``load_lora_weights``. Where layers were trained themselves, their weights are
-    written to one file.
+    A stock pipeline loads each by ``load_lora_weights``, and mixes them by ``set_adapters`` with the mixes' weights.
+    Where layers were trained themselves, their weights are written to one file.
 
     Args:
         generator: With adapters or trained layers.
-        folder: Made if need be. Its ``adapters.json`` names the base model that the adapters belong to.
+        folder: Made if need be. Its ``adapters.json`` names the base model that the adapters belong to, and the mixes.
     """
     unet = generator.unet
     names = list(getattr(unet, "peft_config", {}))
@@ -136,7 +210,9 @@ def save_adapters(generator: "Generator", folder: Path) -> None:
             name: value.detach().float().cpu().contiguous() for name, value in trainable_parameters(generator).items()
         }
         atomic.write_bytes(folder / LAYERS_FILE, save(trained))
-    atomic.write_json(folder / INDEX_FILE, {"base_model": generator.base_id, "adapters": names})
+    index = {"base_model": generator.base_id, "adapters": names}
+    mixes = {style: dict(mix) for style, mix in generator.mixes.items()}
+    atomic.write_json(folder / INDEX_FILE, index | ({"mixes": mixes} if mixes else {}))
 
 
 def load_adapters(generator: "Generator", folder: Path) -> None:
@@ -158,7 +234,31 @@ def load_adapters(generator: "Generator", folder: Path) -> None:
         _load_layers(generator.unet, folder / LAYERS_FILE)
     for name in index["adapters"]:
         _load_adapter(generator.unet, name, folder / name / WEIGHTS_FILE)
+    generator.mixes = index["mixes"]
     activate(generator, Kind.FACE)
+
+
+def _check_styles(mixes: Mapping[str, Mapping[str, float]]) -> None:
+    if unknown := sorted(mixes.keys() - configured_styles().keys() if mixes else ()):
+        raise ConfigError(
+            "a mix of adapters is of a plate style that does not exist",
+            where="model.finetune.style_mix",
+            got=", ".join(unknown),
+            allowed=", ".join(configured_styles()),
+            do="name one of these, or add a style file to configs/plate_styles",
+        )
+
+
+def _adapted(unet: nn.Module) -> dict[str, LoraLayer]:
+    return {name: module for name, module in unet.named_modules() if isinstance(module, LoraLayer)}
+
+
+def _is_active(unet: nn.Module, mix: Mix) -> bool:
+    """Whether a mix is active, told from the first layer with adapters: all have the same."""
+    layer = next(module for module in unet.modules() if isinstance(module, LoraLayer))
+    return layer.active_adapters == [name for name, _ in mix] and all(
+        layer.scaling[name] == weight * layer.lora_alpha[name] / layer.r[name] for name, weight in mix
+    )
 
 
 def _path_of(unet: nn.Module, entry: str) -> str:
@@ -229,8 +329,12 @@ def _read_index(folder: Path) -> Mapping[str, Any]:
     path = folder / INDEX_FILE
     try:
         index = json.loads(path.read_text())
-        return {"base_model": str(index["base_model"]), "adapters": list(index["adapters"])}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        names = list(index["adapters"])
+        mixes = {style: tuple(mix.items()) for style, mix in index.get("mixes", {}).items()}
+        if missing := {name for mix in mixes.values() for name, _ in mix} - set(names):
+            raise ValueError(f"a mix names {', '.join(sorted(missing))}, which is not there")
+        return {"base_model": str(index["base_model"]), "adapters": names, "mixes": mixes}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
             "the folder's adapters can't be read", where=path, got=repr(error), do="take a complete checkpoint"
         ) from error

@@ -1,7 +1,7 @@
 """The processes of one training, one a GPU; started by `accelerate launch` or `torchrun`. A lone process is the first.
 
 Each process draws the same batch, because a batch is a function of seed, stream and step, and fills its own share of
-it. Gradients are summed in one call after the backward pass. A wrapper that hooks into the backward pass would have to
+it. Gradients are summed in one go after the backward pass. A wrapper that hooks into the backward pass would have to
 look for parameters without a gradient at each step, because the adapters of faces and plates take turns.
 """
 
@@ -45,17 +45,27 @@ class Team:
         return slice(self.rank * mine, (self.rank + 1) * mine)
 
     def reduce_gradients(self, parameters: Iterable[nn.Parameter], *, mean: bool = False) -> None:
-        """Sum (or average) the gradients of all processes, in place and in one call."""
-        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        if self.size == 1 or not gradients:
+        """Sum (or average) the gradients of all processes, in place; where one has none, it counts as zero.
+
+        A weight that has a gradient in no process still has none afterwards.
+        """
+        if self.size == 1:
             return
+        everything = list(parameters)
+        # Shares may have learned different adapters.
+        learned = torch.tensor([parameter.grad is not None for parameter in everything], device=self.device).int()
+        distributed.all_reduce(learned, op=distributed.ReduceOp.MAX)
+        chosen = [parameter for parameter, anywhere in zip(everything, learned.tolist(), strict=True) if anywhere]
+        if not chosen:
+            return
+        gradients = [torch.zeros_like(value) if value.grad is None else value.grad for value in chosen]
         flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
         distributed.all_reduce(flat)
         if mean:
             flat /= self.size
         sizes = [gradient.numel() for gradient in gradients]
-        for gradient, part in zip(gradients, flat.split(sizes), strict=True):
-            gradient.copy_(part.view_as(gradient))
+        for parameter, gradient, part in zip(chosen, gradients, flat.split(sizes), strict=True):
+            parameter.grad = gradient.copy_(part.view_as(gradient))
 
     def gather(self, values: torch.Tensor) -> torch.Tensor:
         """Join ``(N, ...)`` of each process to ``(size * N, ...)``, in the order of their ranks; no gradient passes."""

@@ -48,19 +48,25 @@ class Batch:
     def __len__(self) -> int:
         return len(self.indices)
 
-    def part(self, chosen: slice) -> "Batch":
+    def part(self, places: Sequence[int]) -> "Batch":
         """Some of the crops: a micro-batch."""
+        chosen = list(places)
         return Batch(
             self.kind,
-            self.indices[chosen],
-            self.rows[chosen],
+            tuple(self.indices[place] for place in chosen),
+            tuple(self.rows[place] for place in chosen),
             self.originals[chosen],
             self.targets[chosen],
             None if self.anchors is None else self.anchors[chosen],
             self.masks[chosen],
             self.noise[chosen],
-            None if self.encoded is None else _part(self.encoded, chosen),
+            None if self.encoded is None else self.encoded.part(chosen),
         )
+
+    @property
+    def styles(self) -> tuple[str | None, ...]:
+        """The plate style of each crop."""
+        return tuple(row.style for row in self.rows)
 
     @property
     def thetas(self) -> torch.Tensor:
@@ -199,11 +205,8 @@ def fill(generator: Generator, batch: Batch) -> torch.Tensor:
         noise=batch.noise,
         anchors=batch.anchors,
         encoded=batch.encoded,
+        styles=batch.styles,
     )
-
-
-def _part(encoded: Encoded, chosen: slice) -> Encoded:
-    return Encoded(encoded.masked[chosen], None if encoded.anchored is None else encoded.anchored[chosen])
 
 
 def _moved(encoded: Encoded, device: torch.device) -> Encoded:

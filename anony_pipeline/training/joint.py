@@ -7,7 +7,7 @@ numbers.
 import torch
 
 from anony_pipeline.losses import adversarial
-from anony_pipeline.runtime.processes import Team
+from anony_pipeline.models import lora
 from anony_pipeline.training.batches import Batch, DetectorBatch, Generated, fill
 from anony_pipeline.training.objective import Objective
 from anony_pipeline.training.state import TrainingState
@@ -24,31 +24,36 @@ def step_generator(state: TrainingState, batch: Batch, objective: Objective) -> 
     Args:
         state: Its generator, optimizer and average change.
         batch: Crops of one kind, the same in each process; its share's `training.accumulation` parts are computed one
-            after the other.
+            after the other, and crops of different adapters apart.
         objective: The losses.
 
     Returns:
         Each loss by name, and `gradient_norm`.
     """
+    places, parts = _parts(state, batch)
     outputs: list[torch.Tensor] = []
     scalars: Scalars = {}
+    is_finite = True
     adversary = state.networks.discriminator
     if adversary is not None:
         # Judging must not move its spectral norms: they would depend on how many parts the batch is filled in.
         adversary.requires_grad_(False).eval()
-    for part in _parts(batch, state.config.training.accumulation, state.team):
+    for part in parts:
         filled = fill(state.networks.generator, part)
         total, losses = objective(part, filled, state.stage)
         share = len(part) / len(batch)
         for name, value in losses.items():
             scalars[name] = scalars.get(name, 0.0) + share * value.item()
         outputs.append(filled.detach())
-        if state.team.any(not bool(torch.isfinite(total))):
-            state.generated = None
-            state.skip("generator", f"the loss is {total.item()} of {scalars}")
-            return scalars
-        state.scaler.scale(total * share).backward()
-    made = state.team.gather(torch.cat(outputs))
+        is_finite = is_finite and bool(torch.isfinite(total))
+        if is_finite:
+            state.scaler.scale(total * share).backward()
+    # Asked once, at the end: the processes' shares may have different numbers of parts.
+    if state.team.any(not is_finite):
+        state.generated = None
+        state.skip("generator", f"the losses are {scalars}")
+        return scalars
+    made = state.team.gather(torch.cat(outputs)[places.argsort()])
     state.generated = Generated(batch.kind, batch.indices, batch.originals, batch.masks, made)
     return {**state.team.sum_scalars(scalars), "gradient_norm": state.apply("generator")}
 
@@ -105,7 +110,14 @@ def step_detector(state: TrainingState, batch: DetectorBatch) -> Scalars:
     return {"detector": loss.item()}
 
 
-def _parts(batch: Batch, count: int, team: Team) -> list[Batch]:
-    mine = batch.part(team.share(len(batch)))
-    size = -(-len(mine) // count)
-    return [mine.part(slice(start, start + size)) for start in range(0, len(mine), size)]
+def _parts(state: TrainingState, batch: Batch) -> tuple[torch.Tensor, list[Batch]]:
+    """The parts of this process's share that one pass each can fill, and the places of all their crops in the batch."""
+    mine = range(len(batch))[state.team.share(len(batch))]
+    size = -(-len(mine) // state.config.training.accumulation)
+    parts = []
+    for start in range(0, len(mine), size):
+        chunk = mine[start : start + size]
+        styles = [batch.rows[place].style for place in chunk]
+        alike = lora.by_mix(state.networks.generator, batch.kind, styles)
+        parts += [[chunk[number] for number in numbers] for numbers in alike]
+    return torch.tensor([place for part in parts for place in part]), [batch.part(part) for part in parts]

@@ -181,7 +181,7 @@ def test_regions_over_the_edge_and_over_each_other_are_replaced_whole(tmp_path):
 
 def test_no_neighbours_face_is_shown_to_the_generator(tmp_path):
     class Looks(street.NoiseGenerator):
-        def fill(self, images, masks, kind, *, noise, anchors=None):
+        def fill(self, images, masks, kind, *, noise, anchors=None, styles=None):
             assert (images[(masks <= 0.5).expand_as(images)] < 0.99).all()
             return super().fill(images, masks, kind, noise=noise, anchors=anchors)
 
@@ -265,3 +265,18 @@ def test_two_detections_of_one_face_are_replaced_once_and_given_boxes_stay_as_th
     anonymizer = make(tmp_path, detect=lambda images, threshold: [twice for _ in images])
     assert [row.method for row in anonymizer.anonymize(NOISE)[1]] == ["generated"]
     assert len(anonymizer.anonymize(NOISE, twice)[1]) == 2
+
+
+def test_the_generator_hears_each_plates_style(tmp_path):
+    class Listens(street.NoiseGenerator):
+        def fill(self, images, masks, kind, *, noise, anchors=None, styles=None):
+            heard[kind] = styles
+            return super().fill(images, masks, kind, noise=noise, anchors=anchors)
+
+    heard = {}
+    others = [
+        Region(Kind.PLATE, (20.0, 140.0, 110.0, 162.0)),
+        Region(Kind.PLATE, (120.0, 150.0, 210.0, 172.0), style="NL"),
+    ]
+    make(tmp_path, generator=Listens()).anonymize(NOISE, [FACE, PLATE, *others], style="DE")
+    assert heard == {Kind.FACE: [None], Kind.PLATE: ["FR", "DE", "NL"]}

@@ -107,7 +107,7 @@ class NoiseGenerator:
     def noise_shape(self, count, size_hw):
         return (count, 3, *size_hw)
 
-    def fill(self, images, masks, kind, *, noise, anchors=None):
+    def fill(self, images, masks, kind, *, noise, anchors=None, styles=None):
         self.batches.append(len(images))
         if self.failures:
             self.failures -= 1

@@ -1,4 +1,5 @@
 import copy
+import dataclasses
 import inspect
 import math
 
@@ -6,6 +7,7 @@ import pytest
 import torch
 
 from anony_pipeline.errors import AnonyPipelineError
+from anony_pipeline.models import lora
 from anony_pipeline.structures.regions import Kind
 from anony_pipeline.training import batches, joint, pretrain
 from anony_pipeline.training.objective import Objective
@@ -151,6 +153,39 @@ def test_accumulated_parts_give_the_gradient_of_the_whole_batch(parts, data):
     assert gradients[0].keys() == gradients[1].keys()
     for name, whole in gradients[0].items():
         assert torch.allclose(gradients[1][name], whole, atol=1e-6, rtol=1e-3)
+
+
+MIX = {"DE": {"plate": 1.0, "style_DE": 0.5}, "NL": {"style_DE": 1.0}}
+
+
+def in_styles(batch, styles):
+    rows = tuple(dataclasses.replace(row, style=style) for row, style in zip(batch.rows, styles, strict=True))
+    return dataclasses.replace(batch, rows=rows)
+
+
+def test_crops_of_different_adapters_are_filled_apart_and_learned_together(parts, data):
+    losses = {f"loss__{name}_weight": 0 for name in ("adv", "detection", "perceptual", "reading", "read_suppress")}
+    state, objective = parts(model__finetune__style_mix=MIX, **losses)
+    weights = lora.trainable_parameters(state.networks.generator)
+    for value in weights.values():
+        torch.nn.init.normal_(value.data, std=0.1, generator=torch.manual_seed(4))
+    batch = in_styles(draw(data, state, Kind.PLATE, size=4), ["NL", "FR", "DE", "NL"])
+    # Gradients add up, and no step is taken.
+    state.apply = lambda _: 0.0
+    filled = []
+    for place in range(4):
+        joint.step_generator(state, batch.part([place]), objective)
+        filled.append(state.generated.outputs)
+    one_by_one = {name: value.grad for name, value in weights.items() if value.grad is not None}
+    state.optimizers["generator"].zero_grad()
+    joint.step_generator(state, batch, objective)
+    # In the batch's order, whatever order they were filled in.
+    assert torch.allclose(state.generated.outputs, torch.cat(filled), atol=1e-5)
+    learned = {name: value.grad for name, value in weights.items() if value.grad is not None}
+    assert {name.split(".")[-2] for name in learned} == {"plate", "style_DE"}
+    assert learned.keys() == one_by_one.keys()
+    for name, mean in learned.items():
+        assert torch.allclose(one_by_one[name] / 4, mean, atol=1e-6, rtol=1e-3), name
 
 
 def test_full_fine_tuning_changes_the_named_layers(parts, data):

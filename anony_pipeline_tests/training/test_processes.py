@@ -14,6 +14,8 @@ STEPS = 20
 
 def settings(root, outputs, **changes):
     own = {"paths__outputs": str(outputs), "paths__private": f"{outputs}/private", "training__batch_size": 4}
+    # Plates of two styles, so that the processes' shares learn different adapters.
+    own["model__finetune__style_mix"] = {"DE": {"style_DE": 1.0}}
     return tiny.make_config(root, **(own | changes))
 
 
@@ -43,22 +45,30 @@ def rows_of(outputs):
         return list(csv.DictReader(file))
 
 
+@pytest.fixture(scope="module")
+def two_styles(tmp_path_factory):
+    """A tiny set whose plates are of two styles."""
+    root = tmp_path_factory.mktemp("two_styles")
+    tiny.make_coco(root, styles=("FR", "DE"))
+    return root
+
+
 @pytest.mark.slow
-def test_two_processes_train_as_one_does_with_two_parts(tiny_root, tmp_path):
+def test_two_processes_train_as_one_does_with_two_parts(two_styles, tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     spawn = multiprocessing.get_context("spawn")
     # Daemons, because one that waits for a partner that failed would keep the tests from ending.
     team = [
-        spawn.Process(target=train_as, args=(rank, 2, port, tiny_root, tmp_path / "two"), daemon=True)
+        spawn.Process(target=train_as, args=(rank, 2, port, two_styles, tmp_path / "two"), daemon=True)
         for rank in range(2)
     ]
     for process in team:
         process.start()
     with pytest.MonkeyPatch.context() as patch:
-        train = conftest.patch_training(tiny_root, patch)
-        train(settings(tiny_root, tmp_path / "one", training__accumulation=2), mode="joint", max_steps=STEPS)
+        train = conftest.patch_training(two_styles, patch)
+        train(settings(two_styles, tmp_path / "one", training__accumulation=2), mode="joint", max_steps=STEPS)
     for process in team:
         process.join(timeout=500)
     assert [process.exitcode for process in team] == [0, 0]

@@ -70,16 +70,24 @@ def face(image: np.ndarray, box_xywh: tuple[int, int, int, int], rng: np.random.
     return marks
 
 
-def make_coco(root: Path, count: int = 6, *, faces: bool = True, plates: bool = True, seed: int = 0) -> CocoSet:
-    """Write images with two faces and one plate each, and their COCO file."""
+def make_coco(
+    root: Path,
+    count: int = 6,
+    *,
+    faces: bool = True,
+    plates: bool = True,
+    seed: int = 0,
+    styles: tuple[str, ...] = ("FR",),
+) -> CocoSet:
+    """Write images with two faces and one plate each, and their COCO file; images take the plate styles in turn."""
     rng = np.random.default_rng(seed)
-    style = load_styles()["FR"]
     records, annotations = [], []
     for number in range(count):
         image = np.clip(rng.normal(128, 20, (*IMAGE_HW, 3)), 0, 255).astype(np.uint8)
         image = cv2.GaussianBlur(image, (0, 0), 1)
         record = {"id": number + 1, "file_name": f"images/{number:03d}.png", "width": 160, "height": 120}
-        records.append({**record, "source": "tiny", "group": "paris", "plate_style": "FR"})
+        key = styles[number % len(styles)]
+        records.append({**record, "source": "tiny", "group": "paris", "plate_style": key})
         records[-1]["not_exhaustive_category_ids"] = [2] if number % 2 and not plates else []
         if faces:
             for offset in (8, 100):
@@ -90,7 +98,7 @@ def make_coco(root: Path, count: int = 6, *, faces: bool = True, plates: bool = 
         if plates:
             box = (40 + int(rng.integers(0, 20)), 84, 78, 18)
             serial = f"AA-{100 + number}-BB"
-            image[84:102, box[0] : box[0] + 78] = render.render(style, serial, (18, 78))
+            image[84:102, box[0] : box[0] + 78] = render.render(load_styles()[key], serial, (18, 78))
             annotations.append(annotation(len(annotations) + 1, number + 1, 2, box) | {"serial": serial})
         images.write(root / record["file_name"], image)
     path = root / "unified_train.json"
