@@ -175,12 +175,31 @@ class Discriminator(Section):
     channels: Positive = Field(32, description="capacity: more is sharper, then unstable")
 
 
+class Lpips(Section):
+    """The files of LPIPS, a perceptual distance fitted to what people see."""
+
+    network: Literal["alex", "vgg", "squeeze"] = Field(
+        "vgg", description="the backbone: vgg is what its authors train with; alex and squeeze are smaller"
+    )
+    backbone: str = Field(
+        description="torchvision's ImageNet weights of that network (vgg16-397923af.pth), as they are published"
+    )
+    backbone_sha256: str | None = Field(None, description="the file is refused if it has another")
+    fitted: str | None = Field(
+        None, description="lpips' own weights v0.1 (vgg.pth); null: the copy that torchmetrics brings"
+    )
+    fitted_sha256: str | None = Field(None, description="the file is refused if it has another")
+
+
 class Models(Section):
     """All models."""
 
     generator: Generator = Generator()
     finetune: Finetune = Finetune()
     discriminator: Discriminator = Discriminator()
+    lpips: Lpips | None = Field(
+        None, description="the perceptual distance's network; null: the frozen detector's backbone"
+    )
     plate_style: str | None = Field(
         None,
         description="weights of the job `plate_style`, to guess the country of plates that no table names; null: such "
@@ -239,7 +258,9 @@ class LossWeights(Section):
 
     l1_weight: Weight = Field(1.0, description="to the pseudo-target, inside the mask; times face_l1_scale on faces")
     face_l1_scale: Weight = Field(0.2, description="low: the mean of random donors is a blur")
-    perceptual_weight: Weight = Field(0.3, description="distance in the frozen detector's backbone")
+    perceptual_weight: Weight = Field(
+        0.3, description="distance in the network of model.lpips, or of the frozen detector"
+    )
     id_suppress_weight: Weight = Field(
         0.1, description="0.1 to 0.25; hinge on the cosine to the original; too much distorts faces"
     )

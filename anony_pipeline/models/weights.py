@@ -1,11 +1,13 @@
 """Where weights come from: the package, a local folder, a mirror, the origin. Always checked, never unpickled.
 
 Weights load as safetensors or ONNX. A file whose sha256 is known is refused if it has another; a pickle is refused
-whatever its name says, because unpickling runs code.
+whatever its name says, because unpickling runs code. Where a published format is torch's own, tensors alone are read
+from it.
 """
 
 import functools
 import json
+import pickle
 import shutil
 import urllib.parse
 import urllib.request
@@ -240,6 +242,28 @@ def load_safetensors(path: Path, sha256: str | None = None) -> dict[str, torch.T
     except SafetensorError as error:
         raise WeightsError(
             "the file is no safetensors file", where=path, got=str(error), allowed="safetensors", do="fetch it again"
+        ) from error
+
+
+def load_state(path: Path, sha256: str | None = None) -> dict[str, torch.Tensor]:
+    """Read a state dict that `torch.save` wrote, or a safetensors file, on the CPU; no code in it is run.
+
+    Raises:
+        WeightsError: If the file is missing, has another sha256 than the given one, or holds more than tensors.
+    """
+    if path.suffix == ".safetensors":
+        return load_safetensors(path, sha256)
+    check_sha256(path, sha256)
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        return {str(name): value for name, value in state.items() if isinstance(value, torch.Tensor)}
+    except (pickle.UnpicklingError, RuntimeError, EOFError, AttributeError) as error:
+        raise WeightsError(
+            "the file holds something else than a state dict of tensors",
+            where=path,
+            got=str(error).splitlines()[0] if str(error) else repr(error),
+            allowed="a state dict as torch.save writes it, or safetensors",
+            do="take the published file; what needs code to be read is never loaded",
         ) from error
 
 

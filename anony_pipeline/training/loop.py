@@ -165,6 +165,8 @@ def fingerprint(config: Config, stage: str, begins_with: str) -> str:
         parts["judges"] = [config.judges.recognizer, config.judges.reader]
     else:
         parts["loss"] = [losses[key] for key in ("l1_weight", "face_l1_scale", "perceptual_weight")]
+        if config.model.lpips is not None:
+            parts["lpips"] = everything["model"]["lpips"]
     return loading.fingerprint(*(f"{key}={parts[key]}" for key in sorted(parts)), begins_with)
 
 

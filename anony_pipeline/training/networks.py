@@ -13,6 +13,7 @@ from anony_pipeline.models import lora
 from anony_pipeline.models.detector import Detector, load_shipped_detector
 from anony_pipeline.models.discriminator import Discriminator
 from anony_pipeline.models.generator import Generator, load_generator
+from anony_pipeline.models.lpips import Lpips, load_lpips
 from anony_pipeline.models.reader import load_reader_twin
 from anony_pipeline.models.recognizer import RecognizerTwin, load_recognizer_twin
 from anony_pipeline.runtime import seeding
@@ -43,13 +44,15 @@ class Critics:
     Attributes:
         recognizer: The training recognizer's differentiable twin.
         reader: The training reader's differentiable twin.
-        detector: A frozen copy of the detector as it was before training. Its maps also serve the perceptual distance:
-            the network that judges KID must be in no loss.
+        detector: A frozen copy of the detector as it was before training. Its maps also serve the perceptual distance
+            where there is no LPIPS: the network that judges KID must be in no loss.
+        lpips: The perceptual distance's network, where its files are given.
     """
 
     recognizer: RecognizerTwin | None = None
     reader: nn.Module | None = None
     detector: Detector | None = None
+    lpips: Lpips | None = None
 
 
 def load_networks(config: Config, device: torch.device) -> Networks:
@@ -79,7 +82,8 @@ def load_critics(config: Config, device: torch.device) -> Critics:
     """
     weights = config.loss
     reads = weights.reading_weight > 0 or weights.read_suppress_weight > 0
-    sees = weights.detection_weight > 0 or weights.perceptual_weight > 0
+    lpips = config.model.lpips if weights.perceptual_weight > 0 else None
+    sees = weights.detection_weight > 0 or (weights.perceptual_weight > 0 and lpips is None)
     where = str(device)
     sources: dict[str, Any] = {
         "weights_dir": Path(config.paths.weights),
@@ -92,6 +96,7 @@ def load_critics(config: Config, device: torch.device) -> Critics:
         else None,
         reader=load_reader_twin(config.judges.reader, **sources) if reads else None,
         detector=load_shipped_detector(device=where) if sees else None,
+        lpips=load_lpips(lpips, weights_dir=sources["weights_dir"], device=where) if lpips else None,
     )
 
 

@@ -79,6 +79,9 @@ class Objective:
         return reconstruction.masked_l1(outputs, batch.targets, batch.masks)
 
     def _perceptual(self, batch: Batch, outputs: torch.Tensor) -> torch.Tensor:
+        lpips = self.critics.lpips
+        if lpips is not None:
+            return perceptual.perceptual_distance(lpips.maps, outputs, batch.targets, list(lpips.fitted))
         return perceptual.perceptual_distance(_there(self.critics.detector).maps, outputs, batch.targets)
 
     def _identity(self, batch: Batch, outputs: torch.Tensor) -> torch.Tensor:

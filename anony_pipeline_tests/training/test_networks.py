@@ -1,8 +1,13 @@
+import pytest
 import torch
+import torchvision
 
 from anony_pipeline.config.schema import Config
 from anony_pipeline.models.features import FeatureNet
-from anony_pipeline.training import networks
+from anony_pipeline.losses import perceptual
+from anony_pipeline.structures.regions import Kind
+from anony_pipeline.training import batches, networks
+from anony_pipeline.training.objective import Objective
 from anony_pipeline_tests.training import tiny
 
 
@@ -12,12 +17,14 @@ def critics(tmp_path, **changes):
 
 def test_the_network_that_judges_kid_is_in_no_loss(tmp_path):
     found = vars(critics(tmp_path))
+    assert found.pop("lpips") is None
     assert all(critic is not None for critic in found.values())
     assert not any(isinstance(module, FeatureNet) for critic in found.values() for module in critic.modules())
 
 
 def test_all_critics_are_frozen(tmp_path):
-    assert not any(p.requires_grad for critic in vars(critics(tmp_path)).values() for p in critic.parameters())
+    found = [critic for critic in vars(critics(tmp_path)).values() if critic is not None]
+    assert not any(p.requires_grad for critic in found for p in critic.parameters())
 
 
 def test_a_critic_whose_losses_have_no_weight_is_not_loaded(tmp_path):
@@ -34,3 +41,24 @@ def test_the_defaults_ask_for_every_critic():
         {"name": "x", "data": {"sources": [{"name": "a", "layout": "widerface", "root": "a", "exhaustive": ["face"]}]}}
     ).loss
     assert min(loss.perceptual_weight, loss.detection_weight, loss.id_suppress_weight, loss.reading_weight) > 0
+
+
+def test_given_files_make_the_perceptual_distance_lpips(tmp_path, data, config):
+    path = tmp_path / "squeezenet1_1.pth"
+    torch.manual_seed(0)
+    torch.save(torchvision.models.squeezenet1_1(weights=None).state_dict(), path)
+    others = ("l1", "detection", "id_suppress", "adv", "reading", "read_suppress")
+    settings = config(
+        model__lpips={"network": "squeeze", "backbone": str(path)}, **{f"loss__{name}_weight": 0.0 for name in others}
+    )
+    found = networks.load_critics(settings, torch.device("cpu"))
+    assert found.detector is None
+    samples = data.samples[Kind.FACE]
+    batch = batches.assemble(samples, [0, 1], samples.masks[:2], torch.empty(0), torch.device("cpu"))
+    total, losses = Objective(found, None, settings.loss, margin=0.0)(batch, batch.originals, "joint")
+    wanted = perceptual.perceptual_distance(
+        found.lpips.maps, batch.originals, batch.targets, list(found.lpips.fitted)
+    ).item()
+    assert wanted > 0
+    assert losses["perceptual"].item() == pytest.approx(wanted)
+    assert total.item() == pytest.approx(settings.loss.perceptual_weight * wanted)
