@@ -3,16 +3,17 @@ import torch
 import torchvision
 
 from anony_pipeline.config.schema import Config
-from anony_pipeline.models.features import FeatureNet
 from anony_pipeline.losses import perceptual
+from anony_pipeline.models.features import FeatureNet
 from anony_pipeline.structures.regions import Kind
-from anony_pipeline.training import batches, networks
+from anony_pipeline.training import batches
+from anony_pipeline.training.networks import load_critics
 from anony_pipeline.training.objective import Objective
 from anony_pipeline_tests.training import tiny
 
 
 def critics(tmp_path, **changes):
-    return networks.load_critics(tiny.make_config(tmp_path, **changes), torch.device("cpu"))
+    return load_critics(tiny.make_config(tmp_path, **changes), torch.device("cpu"))
 
 
 def test_the_network_that_judges_kid_is_in_no_loss(tmp_path):
@@ -51,7 +52,7 @@ def test_given_files_make_the_perceptual_distance_lpips(tmp_path, data, config):
     settings = config(
         model__lpips={"network": "squeeze", "backbone": str(path)}, **{f"loss__{name}_weight": 0.0 for name in others}
     )
-    found = networks.load_critics(settings, torch.device("cpu"))
+    found = load_critics(settings, torch.device("cpu"))
     assert found.detector is None
     samples = data.samples[Kind.FACE]
     batch = batches.assemble(samples, [0, 1], samples.masks[:2], torch.empty(0), torch.device("cpu"))
