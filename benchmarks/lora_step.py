@@ -10,8 +10,8 @@ target, so it decodes, and its gradient passes through the decoder: work for a l
 none of. Rows say which autoencoder decodes (the full one, or the architecture of TAESD) and whether the latents were
 kept (`training.mask_variants`). Same UNet, same LoRA, batch 1, fp32; weights are random, which changes no time.
 
-Each row runs in a process of its own: `peak_gb` is that process's largest resident memory. On a CPU `cpu_seconds_a_step`
-is what the process itself computed, over all threads: on a machine that does other things, too, rows are compared by it.
+Each row runs in a process of its own: `peak_gb` is its largest resident memory. On a CPU, rows are compared by
+`cpu_seconds_a_step`, what the process itself computed over all threads: the machine may do other things, too.
 """
 
 import argparse

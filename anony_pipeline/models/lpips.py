@@ -55,7 +55,7 @@ class Lpips(nn.Module):
 
     def __init__(self, features: nn.Sequential, taps: tuple[int, ...], fitted: list[torch.Tensor]) -> None:
         super().__init__()
-        self.features: nn.Sequential = features[: taps[-1] + 1]
+        self.features = nn.Sequential(*list(features)[: taps[-1] + 1])
         self.taps = taps
         self.fitted = nn.ParameterList(fitted)
         # ImageNet's mean and deviation, for pixels in [-1, 1].
