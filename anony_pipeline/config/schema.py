@@ -302,6 +302,11 @@ class Training(Section):
     accumulation: Positive = Field(
         1, description="passes that a step's crops are split into: the same result for less memory and more time"
     )
+    fsdp: bool = Field(
+        False,
+        description="each of several processes keeps its share of the generator's frozen weights in place of all: for "
+        "SDXL on small GPUs; refused where there is one process",
+    )
     mask_variants: Count = Field(
         0,
         description="grown masks of a crop, whose latents are computed once and kept under paths.cache; 0 grows anew "

@@ -17,7 +17,7 @@ from anony_pipeline.datasets.coco import CocoSet
 from anony_pipeline.errors import AnonyPipelineError, CheckpointError, ConfigError, DatasetError
 from anony_pipeline.losses import identity
 from anony_pipeline.plates.styles import configured_styles
-from anony_pipeline.runtime import processes
+from anony_pipeline.runtime import processes, sharding
 from anony_pipeline.runtime.device import choose_device, choose_dtype, ran_out_of_memory
 from anony_pipeline.runtime.processes import Team
 from anony_pipeline.storage import locations, locks
@@ -152,7 +152,7 @@ def fingerprint(config: Config, stage: str, begins_with: str) -> str:
         begins_with: The version of the weights or data that the stage begins with.
     """
     training = config.training.model_dump(mode="json")
-    for key in ("max_steps", "pretrain_steps", "validate_every_steps", "validation_regions"):
+    for key in ("max_steps", "pretrain_steps", "validate_every_steps", "validation_regions", "fsdp"):
         del training[key]
     everything = config.model_dump(mode="json")
     common = {key: everything[key] for key in ("seed", "precision", "face_steps", "plate_steps", "targets")}
@@ -179,6 +179,7 @@ class _Training:
         # Refused before minutes of preparation are spent.
         choose_dtype(config.precision, self.device)
         check_shares(config, self.team.size)
+        check_sharding(config, self.team.size)
         with self.team.first_goes_ahead():
             unify.ensure_unified(config)
             self.data, planted = prepare(config, loaders.open_split(config, "train"))
@@ -218,6 +219,8 @@ class _Training:
             log.info("%s: going on from step %d", stage, saved.step)
         with self.team.first_goes_ahead():
             data = replace(self.data, latents=latents.build(self.config, self.data, learning.generator))
+        if self.config.training.fsdp:
+            learning.shard_frozen(self.team)
         folder = self.outputs if stage == "joint" else root
         journal = Journal(folder, stage, self.on_event, writes=self.team.is_first)
         stage_run = _Stage(self.config, current, data, self.validator, journal, root, label)
@@ -383,9 +386,13 @@ class _Stage:
             self._save()
 
     def _validate(self) -> None:
-        step = self.validated = self.state.progress.step
-        if not self.state.team.is_first:
-            return
+        self.validated = self.state.progress.step
+        with sharding.gathered(self.state.networks.generator.unet):
+            if self.state.team.is_first:
+                self._measure()
+
+    def _measure(self) -> None:
+        step = self.state.progress.step
         begin = time.monotonic()
         folder = Path(self.config.paths.private) / "val_samples"
         folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -426,6 +433,22 @@ def check_shares(config: Config, count: int) -> None:
             got=f"{config.training.batch_size} crops for {count} processes",
             allowed=f"a multiple of {count}",
             do="batch_size is that of all processes together: set a multiple, or start fewer processes",
+        )
+
+
+def check_sharding(config: Config, count: int) -> None:
+    """Refuse to share weights out where nobody is there to take them.
+
+    Raises:
+        ConfigError: If `training.fsdp` is on with one process.
+    """
+    if config.training.fsdp and count == 1:
+        raise ConfigError(
+            "there is nobody to share the generator's weights with",
+            where="training.fsdp",
+            got="one process",
+            allowed="two processes or more, by accelerate launch or torchrun",
+            do="set it to false, or start several processes: docs/how_to/train_on_several_gpus.md",
         )
 
 

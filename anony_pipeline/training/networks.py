@@ -16,8 +16,9 @@ from anony_pipeline.models.generator import Generator, load_generator
 from anony_pipeline.models.lpips import Lpips, load_lpips
 from anony_pipeline.models.reader import load_reader_twin
 from anony_pipeline.models.recognizer import RecognizerTwin, load_recognizer_twin
-from anony_pipeline.runtime import seeding
+from anony_pipeline.runtime import seeding, sharding
 from anony_pipeline.runtime.device import choose_dtype
+from anony_pipeline.runtime.processes import Team
 
 Made = TypeVar("Made")
 
@@ -35,6 +36,12 @@ class Networks:
     generator: Generator
     discriminator: Discriminator | None
     detector: Detector
+
+    def shard_frozen(self, team: Team) -> None:
+        """Let each process keep its share of the generator's frozen weights alone (FSDP2's full sharding)."""
+        unet = self.generator.unet
+        blocks = [*unet.down_blocks, unet.mid_block, *unet.up_blocks]
+        sharding.shard(unet, blocks, lora.trainable_parameters(self.generator).values(), team)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torch.distributed.tensor import DTensor
 
 from anony_pipeline.datasets import loaders, unify
 from anony_pipeline.training import loop, networks, validation
@@ -46,6 +47,24 @@ def patch_training(root, monkeypatch):
     judges = validation.Judges(tiny.ColorRecognizer(), tiny.NoReader(), tiny.MeanFeatures())
     monkeypatch.setattr(validation, "load_judges", lambda config, device: judges)
     return loop.train
+
+
+def kept_weights(monkeypatch):
+    """Remember the next training's networks; what is returned counts its frozen weights, in this process and in all."""
+    made = []
+    make = networks.load_networks
+
+    def load(config, device):
+        made.append(make(config, device))
+        return made[-1]
+
+    def count():
+        frozen = [value for name, value in made[-1].generator.unet.named_parameters() if ".lora_" not in name]
+        here = sum(value.to_local().numel() if isinstance(value, DTensor) else value.numel() for value in frozen)
+        return here, sum(value.numel() for value in frozen)
+
+    monkeypatch.setattr(networks, "load_networks", load)
+    return count
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ def settings(root, outputs, **changes):
     return tiny.make_config(root, **(own | changes))
 
 
-def train_as(rank, size, port, root, outputs):
+def train_as(rank, size, port, root, outputs, changes):
     """One of several processes, in the environment that `accelerate launch` or `torchrun` makes."""
     environment = {
         "RANK": rank,
@@ -35,7 +35,10 @@ def train_as(rank, size, port, root, outputs):
         for name, value in environment.items():
             patch.setenv(name, str(value))
         train = conftest.patch_training(root, patch)
-        report = train(settings(root, outputs), mode="joint", max_steps=STEPS)
+        frozen = conftest.kept_weights(patch)
+        report = train(settings(root, outputs, **changes), mode="joint", max_steps=STEPS)
+        here, everywhere = frozen()
+        assert here < 0.6 * everywhere if "training__fsdp" in changes else here == everywhere
         # All have the same checkpoint in hand, and only one of them wrote it.
         assert report.checkpoint == outputs / "checkpoints" / f"step_{STEPS:06d}"
 
@@ -54,14 +57,15 @@ def two_styles(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one_does_with_two_parts(two_styles, tmp_path):
+@pytest.mark.parametrize("changes", [{}, {"training__fsdp": True}], ids=["whole", "shared out"])
+def test_two_processes_train_as_one_does_with_two_parts(two_styles, tmp_path, changes):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     spawn = multiprocessing.get_context("spawn")
     # Daemons, because one that waits for a partner that failed would keep the tests from ending.
     team = [
-        spawn.Process(target=train_as, args=(rank, 2, port, two_styles, tmp_path / "two"), daemon=True)
+        spawn.Process(target=train_as, args=(rank, 2, port, two_styles, tmp_path / "two", changes), daemon=True)
         for rank in range(2)
     ]
     for process in team:
@@ -92,3 +96,9 @@ def test_a_batch_that_processes_cannot_share_is_refused(config):
     loop.check_shares(config(training__batch_size=6), 3)
     with pytest.raises(ConfigError, match="6 crops for 4 processes"):
         loop.check_shares(config(training__batch_size=6), 4)
+
+
+def test_weights_are_not_shared_out_to_one_process(config, tiny_training):
+    loop.check_sharding(config(training__fsdp=True), 2)
+    with pytest.raises(ConfigError, match=r"(?s)training\.fsdp.*one process.*torchrun"):
+        tiny_training(config(training__fsdp=True), mode="joint")
