@@ -307,6 +307,11 @@ class Training(Section):
         description="each of several processes keeps its share of the generator's frozen weights in place of all: for "
         "SDXL on small GPUs; refused where there is one process",
     )
+    torch_compile: bool = Field(
+        False,
+        description="compile the UNet's transformer blocks, a graph for each of their shapes and mixes of adapters: "
+        "minutes before the first steps; refused with the reason where it can't run",
+    )
     mask_variants: Count = Field(
         0,
         description="grown masks of a crop, whose latents are computed once and kept under paths.cache; 0 grows anew "
@@ -339,6 +344,12 @@ class Training(Section):
     max_bad_steps: Count = Field(
         10, description="steps with a non-finite loss are skipped and counted; one more stops the run"
     )
+
+    @model_validator(mode="after")
+    def _compiled_weights_are_whole(self) -> "Training":
+        if self.fsdp and self.torch_compile:
+            raise ValueError("fsdp and torch_compile were never run together: switch one of them off")
+        return self
 
     @model_validator(mode="after")
     def _the_fold_is_there(self) -> "Training":

@@ -152,7 +152,7 @@ def fingerprint(config: Config, stage: str, begins_with: str) -> str:
         begins_with: The version of the weights or data that the stage begins with.
     """
     training = config.training.model_dump(mode="json")
-    for key in ("max_steps", "pretrain_steps", "validate_every_steps", "validation_regions", "fsdp"):
+    for key in ("max_steps", "pretrain_steps", "validate_every_steps", "validation_regions", "fsdp", "torch_compile"):
         del training[key]
     everything = config.model_dump(mode="json")
     common = {key: everything[key] for key in ("seed", "precision", "face_steps", "plate_steps", "targets")}

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from anony_pipeline.config.schema import Config
+from anony_pipeline.errors import ConfigError
 from anony_pipeline.models import lora
 from anony_pipeline.models.detector import Detector, load_shipped_detector
 from anony_pipeline.models.discriminator import Discriminator
@@ -21,6 +22,9 @@ from anony_pipeline.runtime.device import choose_dtype
 from anony_pipeline.runtime.processes import Team
 
 Made = TypeVar("Made")
+
+COMPILED_VARIANTS = 128
+"""Beyond so many graphs torch goes on without compiling; its own limit of 8 is less than one UNet has widths."""
 
 
 @dataclass(frozen=True)
@@ -67,10 +71,12 @@ def load_networks(config: Config, device: torch.device) -> Networks:
 
     Raises:
         WeightsError: If a model's weights are missing or damaged.
-        ConfigError: If a learnable layer is not there, or the precision can't run on the device.
+        ConfigError: If a learnable layer is not there, or the precision or torch.compile can't run on the device.
     """
     generator = load_generator(config, device=device, dtype=choose_dtype(config.precision, device))
     _seeded(config.seed, "adapters", lambda: lora.make_trainable(generator, config.model.finetune))
+    if config.training.torch_compile:
+        compile_blocks(generator)
     settings = config.model.discriminator
     discriminator = (
         _seeded(config.seed, "discriminator", lambda: Discriminator(settings.channels)).to(device)
@@ -79,6 +85,27 @@ def load_networks(config: Config, device: torch.device) -> Networks:
     )
     detector = load_shipped_detector(device=str(device)).requires_grad_(True)
     return Networks(generator.train(), discriminator, detector)
+
+
+def compile_blocks(generator: Generator) -> None:
+    """Let torch.compile make the generator's transformer blocks faster, each shape and mix of adapters when it comes.
+
+    Raises:
+        ConfigError: If torch.compile can't run here.
+    """
+    try:
+        # The smallest thing that needs the whole chain of tools.
+        torch.compile(lambda x: x + 1)(torch.ones(2, device=generator.device))
+    except Exception as error:  # Triton, compilers and drivers raise whatever they like
+        raise ConfigError(
+            "torch.compile can't run here",
+            where="training.torch_compile",
+            got=f"on {generator.device}: {' '.join(str(error).split())[:300]}",
+            do="set it to false; on a CPU it needs a C++ compiler (g++), on a GPU Triton",
+        ) from error
+    # One block's code is compiled for each width, with and without each mix of adapters, with and without gradients.
+    torch._dynamo.config.recompile_limit = COMPILED_VARIANTS
+    generator.unet.compile_repeated_blocks()
 
 
 def load_critics(config: Config, device: torch.device) -> Critics:

@@ -3,10 +3,12 @@ import torch
 import torchvision
 
 from anony_pipeline.config.schema import Config
+from anony_pipeline.errors import ConfigError
 from anony_pipeline.losses import perceptual
+from anony_pipeline.models import lora
 from anony_pipeline.models.features import FeatureNet
 from anony_pipeline.structures.regions import Kind
-from anony_pipeline.training import batches
+from anony_pipeline.training import batches, networks
 from anony_pipeline.training.networks import load_critics
 from anony_pipeline.training.objective import Objective
 from anony_pipeline_tests.training import tiny
@@ -63,3 +65,43 @@ def test_given_files_make_the_perceptual_distance_lpips(tmp_path, data, config):
     assert wanted > 0
     assert losses["perceptual"].item() == pytest.approx(wanted)
     assert total.item() == pytest.approx(settings.loss.perceptual_weight * wanted)
+
+
+def test_compiling_is_refused_with_the_reason_where_it_cannot_run(config, monkeypatch):
+    def broken(*_, **__):
+        raise RuntimeError("InvalidCxxCompiler: No working C++ compiler found")
+
+    monkeypatch.setattr(torch, "compile", broken)
+    with pytest.raises(ConfigError, match=r"(?s)torch_compile.*cpu.*No working C\+\+ compiler.*false"):
+        networks.compile_blocks(tiny.make_generator(config()))
+
+
+def test_compiled_blocks_and_shared_out_weights_exclude_each_other(config):
+    with pytest.raises(ValueError, match="never run together"):
+        config(training__fsdp=True, training__torch_compile=True)
+
+
+@pytest.mark.slow
+def test_compiled_blocks_compute_the_same_outputs_and_gradients(config):
+    generator = tiny.make_networks(config()).generator
+    weights = lora.trainable_parameters(generator)
+    for value in weights.values():
+        torch.nn.init.normal_(value.data, std=0.1, generator=torch.manual_seed(4))
+    images, noise = torch.rand(2, 3, 32, 32), torch.randn(generator.noise_shape(2, (32, 32)))
+    masks = torch.ones(2, 1, 32, 32)
+
+    def step():
+        generator.zero_grad()
+        filled = generator.fill(images, masks, Kind.FACE, noise=noise)
+        filled.square().mean().backward()
+        return filled.detach(), {name: value.grad.clone() for name, value in weights.items() if value.grad is not None}
+
+    plain, gradients = step()
+    torch._dynamo.utils.counters.clear()
+    networks.compile_blocks(generator)
+    compiled, compiled_gradients = step()
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] >= 2
+    assert torch.allclose(compiled, plain, atol=1e-5)
+    assert compiled_gradients.keys() == gradients.keys()
+    for name, gradient in gradients.items():
+        assert torch.allclose(compiled_gradients[name], gradient, atol=1e-6, rtol=1e-3), name
