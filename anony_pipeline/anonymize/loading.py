@@ -98,6 +98,8 @@ def load_anonymizer(
 ) -> Anonymizer:
     """Load the anonymizer of a checkpoint: its detector, its adapters on their base model, and the judges that verify.
 
+    A profile that generates nothing has nothing to verify: it needs neither the base model nor a judge.
+
     Args:
         checkpoint: A folder ``checkpoints/step_XXXXXX``.
         device: ``auto``, ``cpu``, ``cuda`` ...
@@ -113,11 +115,12 @@ def load_anonymizer(
     opened = open_checkpoint(checkpoint, here)
     config = opened.config.model_copy(update={"profile": profile or opened.config.profile})
     chosen = devices.choose_device(device)
-    recognizer, reader = load_verifiers(config, chosen)
+    generates = TREATMENTS[config.profile] == "generate"
+    recognizer, reader = load_verifiers(config, chosen) if generates else (None, None)
     detect = load_detect(opened, chosen)
     return assemble(
         config,
-        load_adapted(opened, chosen),
+        load_adapted(opened, chosen) if generates else None,
         detect if face_detector is None else with_faces(detect, face_detector),
         Verifier(recognizer, reader, Policy().max_similarity),
         secret=secret or secrets.token_bytes(32),
@@ -126,7 +129,7 @@ def load_anonymizer(
 
 def assemble(
     config: Config,
-    generator: Generator,
+    generator: Generator | None,
     detect: Detect | None,
     verifier: Verifier,
     *,
@@ -136,7 +139,7 @@ def assemble(
 
     Args:
         config: For the profile, sizes, ratios, the threshold and the seed.
-        generator: With or without adapters.
+        generator: With or without adapters; None if the profile generates nothing.
         detect: Finds regions; None if they will be given.
         verifier: Lets results out.
         secret: At least 16 bytes.
@@ -150,14 +153,11 @@ def assemble(
         plate_threshold=settings.plate_detection_threshold,
         min_region_px=config.data.min_region_px,
     )
-    classifier = load_style_classifier(Path(config.model.plate_style)) if config.model.plate_style else None
-    return Anonymizer(
-        Filler(generator, config, configured_styles(), secret, classifier),
-        verifier,
-        detect=detect,
-        policy=policy,
-        seed=config.seed,
-    )
+    filler = None
+    if generator is not None:
+        classifier = load_style_classifier(Path(config.model.plate_style)) if config.model.plate_style else None
+        filler = Filler(generator, config, configured_styles(), secret, classifier)
+    return Anonymizer(filler, verifier, detect=detect, policy=policy, seed=config.seed)
 
 
 def load_adapted(checkpoint: Checkpoint, device: torch.device) -> Generator:

@@ -66,6 +66,14 @@ def average_precision(
     )
 
 
+def as_results(rows: np.ndarray) -> list[dict[str, Any]]:
+    """Write ``(N, 7)`` rows of image id, category id, COCO box and score as COCO results."""
+    return [
+        {"image_id": int(image_id), "category_id": int(category), "bbox": box, "score": score}
+        for image_id, category, *box, score in rows.tolist()
+    ]
+
+
 def _accumulate(
     numbers: list[int],
     truth: list[dict[str, Any]],

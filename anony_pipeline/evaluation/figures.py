@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -509,10 +509,10 @@ class FigureMaker:
         }
         reason = self._too_few(len(names), "images that WIDERFace's lists name")
         found: dict[str, list[Any]] = {name: [] for name in names.values()}
-        for row in observed.detections[panel]:
-            name = names.get(cast("int", row["image_id"]))
-            if name is not None and row["category_id"] == CATEGORY_IDS[Kind.FACE]:
-                found[name].append(np.append(np.asarray(row["bbox"]), np.asarray(row["score"])))
+        for image_id, category, *box_and_score in np.asarray(observed.detections[panel]).tolist():
+            name = names.get(int(image_id))
+            if name is not None and category == CATEGORY_IDS[Kind.FACE]:
+                found[name].append(box_and_score)
         rows = {name: np.array(boxes, np.float64).reshape(-1, 5) for name, boxes in found.items()}
         values = widerface_protocol.average_precision(truth, rows, list(rows))
         return {
@@ -717,7 +717,7 @@ class FigureMaker:
         return detection.average_precision(
             [image for image in self.evidence.images if image["id"] in numbers],
             [annotation for annotation in self.evidence.annotations if annotation["image_id"] in numbers],
-            observed.detections[panel],
+            detection.as_results(np.asarray(observed.detections[panel])),
             categories=sorted(CATEGORY_IDS[kind] for kind in self.evidence.detects[panel]),
             max_detections=max_detections,
         )

@@ -1,5 +1,6 @@
 """The judges of a run: two panels, of which only the held-out one makes the headline."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,7 @@ from anony_pipeline.models.features import FeatureExtractor, load_features
 from anony_pipeline.models.judges import JudgeCard
 from anony_pipeline.models.reader import Reader, load_reader
 from anony_pipeline.models.recognizer import Recognizer, load_recognizer
-from anony_pipeline.structures.regions import Kind, Region
+from anony_pipeline.structures.regions import CATEGORY_IDS, KINDS_BY_CATEGORY, Kind, Region
 
 LOWEST_SCORE = 0.05
 """Average precision needs detections far below the threshold that regions are anonymized at."""
@@ -31,8 +32,13 @@ class DetectorJudge(Protocol):
     judge: JudgeCard
     kinds: frozenset[Kind]
 
-    def find(self, images_rgb: Sequence[np.ndarray]) -> list[list[Region]]:
-        """Find regions with their scores in ``(H, W, 3)`` uint8 images, however low the scores are."""
+    def find(self, images_rgb: Sequence[np.ndarray], *, keep: bool = False) -> list[list[Region]]:
+        """Find regions with their scores in ``(H, W, 3)`` uint8 images, however low the scores are.
+
+        Args:
+            images_rgb: Of any sizes.
+            keep: These images may be asked about again, so what is found is worth keeping.
+        """
 
 
 class LoadedDetector:
@@ -51,15 +57,36 @@ class LoadedDetector:
         self._detector = detector
         self.judge = detector.judge
         self.kinds = frozenset(Kind) if isinstance(detector, Detector) else frozenset({Kind.FACE})
-        self._seen: list[tuple[np.ndarray, list[Region]]] = []
+        self._kept: dict[bytes, np.ndarray] = {}
 
-    def find(self, images_rgb: Sequence[np.ndarray]) -> list[list[Region]]:
-        """See `DetectorJudge.find`. Images of the last call are not looked at again."""
-        new = [asked for asked in images_rgb if not any(image is asked for image, _ in self._seen)]
-        if new:
-            looked = list(zip(new, find(self._detector, new, LOWEST_SCORE), strict=True))
-            self._seen = [(image, found) for image, found in self._seen if any(image is a for a in images_rgb)] + looked
-        return [next(found for image, found in self._seen if image is asked) for asked in images_rgb]
+    def find(self, images_rgb: Sequence[np.ndarray], *, keep: bool = False) -> list[list[Region]]:
+        """See `DetectorJudge.find`. Pixels that were kept are not looked at again, in whatever array they come."""
+        digests = [_digest(image) for image in images_rgb]
+        new = {digest: image for digest, image in zip(digests, images_rgb, strict=True) if digest not in self._kept}
+        looked = find(self._detector, list(new.values()), LOWEST_SCORE) if new else []
+        found = {digest: _as_rows(regions) for digest, regions in zip(new, looked, strict=True)}
+        if keep:
+            self._kept |= found
+        return [_as_regions(found[digest] if digest in found else self._kept[digest]) for digest in digests]
+
+
+def _digest(image_rgb: np.ndarray) -> bytes:
+    found = hashlib.blake2b(repr(image_rgb.shape).encode(), digest_size=16)
+    found.update(np.ascontiguousarray(image_rgb).data)
+    return found.digest()
+
+
+def _as_rows(regions: Sequence[Region]) -> np.ndarray:
+    """``(N, 6)`` float32 of category, box and score: a thirtieth of the objects' memory, and detectors know no more."""
+    rows = [(CATEGORY_IDS[region.kind], *region.box_xyxy, region.score) for region in regions]
+    return np.array(rows, np.float32).reshape(-1, 6)
+
+
+def _as_regions(rows: np.ndarray) -> list[Region]:
+    return [
+        Region(KINDS_BY_CATEGORY[int(category)], (x_min, y_min, x_max, y_max), score=score)
+        for category, x_min, y_min, x_max, y_max, score in rows.tolist()
+    ]
 
 
 def found_above(detector: DetectorJudge, images_rgb: Sequence[np.ndarray], threshold: float) -> list[list[Region]]:

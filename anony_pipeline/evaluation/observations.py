@@ -24,6 +24,8 @@ from anony_pipeline.structures.regions import CATEGORY_IDS, Kind, Region, boxes_
 FEATURE_CONTEXT = 1.3
 """Features see a little of the surroundings: a seam is a flaw, too."""
 FEATURE_SIZES = {Kind.FACE: (128, 128), Kind.PLATE: (64, 192)}
+Who = tuple[str, Panel]
+"""A judge by its kind and panel: ``("recognizer", "held_out")``."""
 HALF_PRECISION = np.float16
 """Of the embeddings that are held: they take most of the memory, and a cosine changes by less than 0.0005."""
 NOBODY = -1
@@ -84,7 +86,8 @@ class Observed:
         readings: By panel, one text a plate.
         candidates: By panel, the likeliest texts of each plate; the one text of a reader that tells no more.
         features: One vector a region.
-        detections: By panel, COCO results.
+        detections: By panel, ``(N, 7)`` of image id, category id, COCO box ``(x, y, width, height)`` and score; an
+            image's rows at a time while images are seen.
         intended: Of each plate, the new serial; None where none is intended or the plate was missed.
         shares: Of each region, the covered share of its pixels.
         rows: Of each region, its number in `Subjects`.
@@ -101,7 +104,7 @@ class Observed:
     readings: dict[Panel, list[str]] = field(default_factory=dict)
     candidates: dict[Panel, list[tuple[str, ...]]] = field(default_factory=dict)
     features: Sequence[np.ndarray] | np.ndarray = field(default_factory=list)
-    detections: dict[Panel, list[dict[str, object]]] = field(default_factory=dict)
+    detections: dict[Panel, Sequence[np.ndarray] | np.ndarray] = field(default_factory=dict)
     intended: list[str | None] = field(default_factory=list)
     shares: list[float] = field(default_factory=list)
     rows: list[int] = field(default_factory=list)
@@ -118,7 +121,30 @@ class Observed:
         embeddings: dict[Panel, Sequence[np.ndarray] | np.ndarray] = {
             panel: np.asarray(vectors, HALF_PRECISION) for panel, vectors in self.embeddings.items()
         }
-        return replace(self, embeddings=embeddings, features=np.asarray(self.features, np.float32))
+        detections: dict[Panel, Sequence[np.ndarray] | np.ndarray] = {
+            panel: np.concatenate([np.zeros((0, 7)), *rows]) for panel, rows in self.detections.items()
+        }
+        features = np.asarray(self.features, np.float32)
+        return replace(self, embeddings=embeddings, features=features, detections=detections)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Who looks at what a method made.
+
+    Attributes:
+        recognizers: Whose.
+        detectors: Whose; they take the longest of all judges.
+        blind: Judges that could not see the originals: their figures are null whatever they would see, so they are
+            spared it.
+    """
+
+    recognizers: Sequence[Panel] = PANELS
+    detectors: Sequence[Panel] = PANELS
+    blind: Collection[Who] = ()
+
+
+EVERYBODY = Asked()
 
 
 class Observer:
@@ -141,9 +167,9 @@ class Observer:
         treated: Sequence[Treated],
         first_rows: Sequence[int],
         *,
-        recognize_by: Collection[Panel] = PANELS,
-        detect_by: Collection[Panel] = PANELS,
+        asked: Asked = EVERYBODY,
         attacked: bool = False,
+        original: bool = False,
     ) -> None:
         """Judge what a method made of some scenes.
 
@@ -152,9 +178,9 @@ class Observer:
             scenes: The originals: alignment and places are taken from them.
             treated: The method's results.
             first_rows: The number in `Subjects` of each scene's first region.
-            recognize_by: Whose recognizers look.
-            detect_by: Whose detectors look; they take the longest of all judges.
+            asked: Who looks.
             attacked: Whether attackers get the faces.
+            original: Whether these are the originals, which methods may leave as they are.
         """
         faces: list[tuple[np.ndarray, Region]] = []
         plates: list[tuple[np.ndarray, Region]] = []
@@ -171,16 +197,19 @@ class Observer:
         if attacked:
             kept = faces[: max(0, self.attacked_faces - len(into.crops_rgb))]
             into.crops_rgb += [align(image, region) for image, region in kept]
-        self._embed(into, faces, recognize_by)
-        self._read(into, plates)
+        self._embed(into, faces, asked)
+        self._read(into, plates, asked)
         self._extract(into, regions)
-        self._detect(into, scenes, treated, detect_by)
+        self._detect(into, scenes, treated, asked, keep=original)
 
-    def _embed(self, into: Observed, faces: Sequence[tuple[np.ndarray, Region]], panels: Collection[Panel]) -> None:
+    def _embed(self, into: Observed, faces: Sequence[tuple[np.ndarray, Region]], asked: Asked) -> None:
         aligned: dict[int, list[np.ndarray]] = {}
-        for panel in panels:
+        for panel in asked.recognizers:
             recognizer = self.judges.recognizers.get(panel)
             if recognizer is None:
+                continue
+            into.embeddings.setdefault(panel, [])
+            if ("recognizer", panel) in asked.blind:
                 continue
             size = recognizer.input_size
             if size not in aligned:
@@ -188,12 +217,12 @@ class Observer:
             found: Sequence[np.ndarray] | np.ndarray = ()
             if faces:
                 found = recognizer.embed(aligned[size]).astype(HALF_PRECISION)
-            into.embeddings[panel] = [*into.embeddings.get(panel, ()), *found]
+            into.embeddings[panel] = [*into.embeddings[panel], *found]
 
-    def _read(self, into: Observed, plates: Sequence[tuple[np.ndarray, Region]]) -> None:
+    def _read(self, into: Observed, plates: Sequence[tuple[np.ndarray, Region]], asked: Asked) -> None:
         straight = [plate_crop(image, region) for image, region in plates]
         for panel, reader in self.judges.readers.items():
-            found = reader.read(straight) if straight else []
+            found = reader.read(straight) if straight and ("reader", panel) not in asked.blind else []
             into.readings.setdefault(panel, []).extend(reading.text for reading in found)
             into.candidates.setdefault(panel, []).extend(reading.candidates or (reading.text,) for reading in found)
 
@@ -204,16 +233,25 @@ class Observer:
         into.features = [*into.features, *self.judges.features.extract(shown)]
 
     def _detect(
-        self, into: Observed, scenes: Sequence[Scene], treated: Sequence[Treated], panels: Collection[Panel]
+        self,
+        into: Observed,
+        scenes: Sequence[Scene],
+        treated: Sequence[Treated],
+        asked: Asked,
+        *,
+        keep: bool,
     ) -> None:
         images_rgb = [result.image_rgb for result in treated]
-        for panel in panels:
+        for panel in asked.detectors:
             detector = self.judges.detectors.get(panel)
             if detector is None:
                 continue
-            results = into.detections.setdefault(panel, [])
-            for scene, found in zip(scenes, detector.find(images_rgb), strict=True):
-                results += [_result(scene.record["id"], region) for region in found]
+            into.detections.setdefault(panel, [])
+            if ("detector", panel) in asked.blind:
+                continue
+            found = detector.find(images_rgb, keep=keep)
+            new = [_rows(scene.record["id"], regions) for scene, regions in zip(scenes, found, strict=True)]
+            into.detections[panel] = [*into.detections[panel], *new]
 
 
 def judged(scene: Scene) -> list[tuple[Region, dict[str, Any]]]:
@@ -284,14 +322,16 @@ def _cover(into: Observed, scene: Scene, result: Treated) -> None:
             into.intended.append(None if by is None else result.serials[by])
 
 
-def _result(image_id: int, region: Region) -> dict[str, object]:
-    x_min, y_min, x_max, y_max = region.box_xyxy
-    return {
-        "image_id": image_id,
-        "category_id": CATEGORY_IDS[region.kind],
-        "bbox": [x_min, y_min, x_max - x_min, y_max - y_min],
-        "score": region.score,
-    }
+def _rows(image_id: int, regions: Sequence[Region]) -> np.ndarray:
+    boxes_xyxy = boxes_of(list(regions)).astype(np.float64)
+    columns = (
+        np.full(len(regions), image_id),
+        [CATEGORY_IDS[region.kind] for region in regions],
+        boxes_xyxy[:, :2],
+        boxes_xyxy[:, 2:] - boxes_xyxy[:, :2],
+        [region.score for region in regions],
+    )
+    return np.column_stack(columns)
 
 
 def thumbnail(image_rgb: np.ndarray, region: Region, height_px: int = 96) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""One pass over the val images: each is read once, each method applied to it once, and every judge looks at it."""
+"""Two passes over the val images: all judges see the originals, then those who can see look at what methods make."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -9,10 +9,10 @@ from anony_pipeline.config.schema import Config
 from anony_pipeline.datasets import loaders
 from anony_pipeline.datasets.coco import CocoSet
 from anony_pipeline.evaluation import attacks, reidentification
-from anony_pipeline.evaluation.figures import Evidence, Trained
+from anony_pipeline.evaluation.figures import Evidence, FigureMaker, Trained
 from anony_pipeline.evaluation.judges import PANELS, Judges
 from anony_pipeline.evaluation.methods import Method, Scene, Treated
-from anony_pipeline.evaluation.observations import Observed, Observer, Subjects, judged, thumbnail
+from anony_pipeline.evaluation.observations import Asked, Observed, Observer, Subjects, Who, judged, thumbnail
 from anony_pipeline.evaluation.schema import ANONYMIZER, Panel
 from anony_pipeline.runtime import seeding
 from anony_pipeline.runtime.progress import track
@@ -33,7 +33,7 @@ class Picture:
 
 
 class Run:
-    """One pass over the val images."""
+    """The passes over the val images: each method is applied to each image once."""
 
     def __init__(
         self,
@@ -61,41 +61,55 @@ class Run:
         self._procedural = {source.name for source in config.data.sources if source.ground_truth is not None}
 
     def look(self) -> None:
-        """Read, anonymize and judge every image."""
+        """Let every judge see the originals, and those who prove that they can see what each method makes of them."""
         settings = self.config.evaluation.attacks
         observer = Observer(self.judges, attacked_faces=settings.max_faces if settings.kinds else 0)
-        for scenes in track(batches(scenes_of(self.val)), "judging images", _batch_count(len(self.val))):
-            firsts = []
-            for scene in scenes:
-                firsts.append(len(self.subjects))
-                self.subjects.add(scene)
-            untouched = [Treated(scene.image_rgb) for scene in scenes]
-            observer.observe(self.originals, scenes, untouched, firsts, attacked=True)
-            chosen = [i for i, scene in enumerate(scenes) if self._is_asked(scene)]
-            if chosen:
-                self._apply(observer, [scenes[i] for i in chosen], [firsts[i] for i in chosen])
-        self.originals = self.originals.finished()
-        self.observed = {key: observed.finished() for key, observed in self.observed.items()}
+        self._look_at_originals(observer)
+        proofs = FigureMaker(self._seen(methods={}, observed={})).proofs
+        self._look_at_methods(observer, [who for who, proof in proofs.items() if proof.reason is not None])
         if self.styles is None and "none" in self.methods:
             self.observed["none"] = self.originals
+
+    def _look_at_originals(self, observer: Observer) -> None:
+        for scenes, firsts in self._numbered("judging originals"):
+            for scene in scenes:
+                self.subjects.add(scene)
+            untouched = [Treated(scene.image_rgb) for scene in scenes]
+            observer.observe(self.originals, scenes, untouched, firsts, attacked=True, original=True)
+        self.originals = self.originals.finished()
+
+    def _look_at_methods(self, observer: Observer, blind: Sequence[Who]) -> None:
+        for scenes, firsts in self._numbered("judging methods"):
+            chosen = [i for i, scene in enumerate(scenes) if self._is_asked(scene)]
+            if chosen:
+                self._apply(observer, [scenes[i] for i in chosen], [firsts[i] for i in chosen], blind)
+        self.observed = {key: observed.finished() for key, observed in self.observed.items()}
+
+    def _numbered(self, what: str) -> Iterator[tuple[list[Scene], list[int]]]:
+        """The scenes by batches, and of each the number of its first region in `Subjects`."""
+        first = 0
+        for scenes in track(batches(scenes_of(self.val)), what, _batch_count(len(self.val))):
+            firsts = []
+            for scene in scenes:
+                firsts.append(first)
+                first += len(judged(scene))
+            yield scenes, firsts
 
     def _is_asked(self, scene: Scene) -> bool:
         return self.styles is None or (scene.style or "unspecified") in self.styles
 
-    def _apply(self, observer: Observer, scenes: list[Scene], firsts: list[int]) -> None:
+    def _apply(self, observer: Observer, scenes: list[Scene], firsts: list[int], blind: Sequence[Who]) -> None:
         shown = self._new_pictures(scenes)
         for key, method in self.methods.items():
             if method.name == "none" and self.styles is None:
                 continue  # the originals were judged already
             treated = method.apply(scenes)
-            recognize_by, detect_by = _panels(method)
             observer.observe(
                 self.observed[key],
                 scenes,
                 treated,
                 firsts,
-                recognize_by=recognize_by,
-                detect_by=detect_by,
+                asked=_asked(method, blind),
                 attacked=method.name in self.config.evaluation.attacks.methods and Kind.FACE in method.kinds,
             )
             for scene_number, index, picture in shown:
@@ -125,12 +139,15 @@ class Run:
         attacked = attacks.attack(
             self.config, self.subjects, self.originals, self.observed, self.judges.recognizers.get("held_out")
         )
+        return replace(self._seen(self.methods, self.observed), memorized=memorized, attacked=attacked)
+
+    def _seen(self, methods: dict[str, Method], observed: dict[str, Observed]) -> Evidence:
         cards = self.judges.cards()
         present = frozenset((key.split("/")[0], panel) for key, (_, panel) in cards.items())
         return Evidence(
             subjects=self.subjects,
-            methods=self.methods,
-            observed=self.observed,
+            methods=methods,
+            observed=observed,
             originals=self.originals,
             images=self.val.images,
             annotations=self.val.annotations,
@@ -138,13 +155,11 @@ class Run:
             seed=self.config.seed,
             present=present,
             detects={panel: detector.kinds for panel, detector in self.judges.detectors.items()},
-            memorized=memorized,
-            attacked=attacked,
         )
 
 
-def _panels(method: Method) -> tuple[tuple[Panel, ...], tuple[Panel, ...]]:
-    """Whose recognizers and detectors are asked about a method.
+def _asked(method: Method, blind: Sequence[Who]) -> Asked:
+    """Who is asked about a method.
 
     Judges that were in a loss are asked about the checkpoint and what it is compared with, not about every baseline:
     looking takes most of the time, and their figures are never the headline.
@@ -152,7 +167,7 @@ def _panels(method: Method) -> tuple[tuple[Panel, ...], tuple[Panel, ...]]:
     end_to_end = method.name == "none" or method.boxes == "detected"
     compared = end_to_end or method.name in (ANONYMIZER, "other_face")
     in_no_loss: tuple[Panel, ...] = ("held_out", "second")
-    return PANELS if compared else in_no_loss, PANELS if end_to_end else in_no_loss
+    return Asked(PANELS if compared else in_no_loss, PANELS if end_to_end else in_no_loss, blind)
 
 
 def memorized(train: CocoSet, method: Method, judges: Judges, seed: int) -> dict[Panel, Trained]:

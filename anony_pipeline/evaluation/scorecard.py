@@ -1,4 +1,4 @@
-"""Judge a checkpoint: one pass over the val images, every method, every judge, one scorecard and one page."""
+"""Judge a checkpoint: every method on the same val images, every judge who can see, one scorecard and one page."""
 
 import json
 import shlex
@@ -69,9 +69,9 @@ def evaluate(
 ) -> Scorecard:
     """Judge a checkpoint beside the baselines, and write ``scorecard.json`` and ``report/index.html``.
 
-    Every image is read once and every method is applied to it once; what the judges see stays in memory. The headline
-    is end to
-    end: the checkpoint's own detector looks for the regions, and one that it misses counts as leaked.
+    Every judge looks at the originals first, and who can't see there is not asked about the methods. Every method is
+    applied to each image once; what the judges see stays in memory. The headline is end to end: the checkpoint's own
+    detector looks for the regions, and one that it misses counts as leaked.
 
     Args:
         config: What it is judged on, by whom, and against which gates.

@@ -1,8 +1,12 @@
 import numpy as np
 import pytest
+import yaml
+from safetensors.torch import save_file
 
 from anony_pipeline.anonymize import loading, overlaps
+from anony_pipeline.errors import WeightsError
 from anony_pipeline.models import detector
+from anony_pipeline.storage import manifests
 from anony_pipeline.structures.regions import Kind, Region
 
 LEAST_PX = 40
@@ -69,3 +73,38 @@ def test_a_large_image_is_not_enlarged_beyond_the_limit(asked, tmp_path, monkeyp
     asked.clear()
     detect([picture(48)], 0.3)
     assert asked == [(200, 300), (400, 600)]
+
+
+@pytest.fixture
+def without_generator(tmp_path):
+    """A checkpoint whose base model and judges are not on this machine."""
+    folder = tmp_path / "step_000001"
+    folder.mkdir()
+    (folder / "config.yaml").write_text(
+        yaml.safe_dump(
+            {
+                "data": {"sources": [{"name": "street", "layout": "pp4av", "root": ".", "exhaustive": ["face"]}]},
+                "model": {"generator": {"diffusers": {"model_id": "/nowhere/base"}}},
+                "judges": {"recognizer": "/nowhere/recognizer.onnx", "reader": "/nowhere/reader"},
+            }
+        )
+    )
+    save_file(detector.build_detector().state_dict(), folder / "detector.safetensors")
+    manifests.write(folder, {"format": loading.FORMAT, "step": 1})
+    return folder
+
+
+@pytest.mark.parametrize("profile", ["blur", "solid"])
+def test_a_profile_that_generates_nothing_needs_neither_the_base_model_nor_judges(without_generator, profile):
+    anonymizer = loading.load_anonymizer(without_generator, "cpu", profile=profile)
+    image = np.random.default_rng(0).integers(0, 256, (60, 80, 3)).astype(np.uint8)
+    result, rows = anonymizer.anonymize(image, [Region(Kind.FACE, (20, 20, 50, 55))])
+    assert [row.method for row in rows] == [profile]
+    inside = np.s_[20:55, 20:50]
+    assert result[inside].std() < image[inside].std() / 4
+    assert np.array_equal(result[:10], image[:10])
+
+
+def test_a_profile_that_generates_does_need_them(without_generator):
+    with pytest.raises(WeightsError, match="nowhere"):
+        loading.load_anonymizer(without_generator, "cpu", profile="realistic")

@@ -84,7 +84,7 @@ class KnowingDetector:
         self.regions = unified.regions_by_image()
         self.blind = blind
 
-    def find(self, images_rgb):
+    def find(self, images_rgb, *, keep=False):
         return [[] if self.blind else self._find(image) for image in images_rgb]
 
     def _find(self, image):

@@ -107,6 +107,56 @@ def test_a_blind_judge_gives_null_and_says_so(tmp_path, judges, metrics, reason)
     assert sum(1 for entry in entries.values() if entry.blind) == 1
 
 
+class Counting:
+    """Any judge, with the number of pictures that it was shown."""
+
+    def __init__(self, inner, asked):
+        self.inner, self.shown = inner, 0
+        setattr(self, asked, self._ask)
+        self._asked = asked
+
+    def _ask(self, pictures, **options):
+        self.shown += len(pictures)
+        return getattr(self.inner, self._asked)(pictures, **options)
+
+    def __getattr__(self, name):
+        return getattr(self.inner, name)
+
+
+def counted(unified, *, blind):
+    judges = street.make_judges(
+        unified,
+        recognizer=street.BlindRecognizer() if blind else None,
+        reader=street.BlindReader() if blind else None,
+        blind_detector=blind,
+    )
+    for group, asked in ((judges.recognizers, "embed"), (judges.readers, "read"), (judges.detectors, "find")):
+        group["held_out"] = Counting(group["held_out"], asked)
+    return judges, [group["held_out"] for group in (judges.recognizers, judges.readers, judges.detectors)]
+
+
+@pytest.mark.parametrize("blind", [True, False])
+def test_who_could_not_see_the_originals_is_not_shown_what_methods_made_of_them(tmp_path, blind):
+    unified = street.make_street(tmp_path, images_count=20)
+    judges, (recognizer, reader, detector) = counted(unified, blind=blind)
+    methods = {"blur": baselines.redaction("blur")}
+    judge(tmp_path, methods, unified=unified, judges=judges)
+    looks = 1 if blind else 3  # the originals, or also solid and blurred ones
+    assert (recognizer.shown, reader.shown, detector.shown) == (40 * looks, 20 * looks, 20 * looks)
+
+
+def test_what_blind_judges_are_spared_changes_no_figure(tmp_path, monkeypatch):
+    unified = street.make_street(tmp_path, images_count=20)
+    judges, (*_, spared) = counted(unified, blind=True)
+    _, _, rows = judge(tmp_path, unified=unified, judges=judges)
+    only = Run._look_at_methods
+    monkeypatch.setattr(Run, "_look_at_methods", lambda run, observer, blind: only(run, observer, []))
+    judges, (*_, asked) = counted(unified, blind=True)
+    _, _, expected = judge(tmp_path, unified=unified, judges=judges)
+    assert asked.shown > spared.shown
+    assert rows == expected
+
+
 def test_shuffled_identities_fall_to_chance_and_make_the_judge_blind(tmp_path):
     unified = street.make_street(tmp_path)
     persons = [a["identity"] for a in unified.annotations if a["category_id"] == 1]
