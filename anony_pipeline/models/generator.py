@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,8 @@ Pipeline: TypeAlias = StableDiffusionInpaintPipeline | StableDiffusionXLInpaintP
 SHIPPED_UNET = "generator_unet.safetensors"
 INPAINTING_CHANNELS = 9
 LAST_TIMESTEP = 999
+COARSE = 1 / 32
+"""Sigma over a crop's height: what is coarser on a plate is its anchor's."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +139,7 @@ class Generator(nn.Module):
 
         Faces start from pure noise; plates start from their anchor, noised to ``anchor_strength``. The gradient passes
         through the last step only (DRaFT-1: Clark et al., Directly Fine-Tuning Diffusion Models on Differentiable
-        Rewards, 2024, section 4).
+        Rewards, 2024, section 4). What is coarser than a plate's strokes stays the anchor's, see `with_coarse_of`.
 
         Args:
             images: ``(N, 3, H, W)`` in ``[-1, 1]``. What is under the mask has no influence, not even if it is NaN.
@@ -168,8 +171,10 @@ class Generator(nn.Module):
                 with torch.no_grad():
                     latents = self._step(latents, timestep, timestep - stride, condition, kind, style)
             clean = self.predict_clean(latents, self._timesteps(timesteps[-1], len(images)), condition, kind, style)
-        filled = self.decode(clean).float().clamp(-1, 1)
-        return torch.where(inside, filled, images)
+        filled = self.decode(clean).float()
+        if kind is Kind.PLATE and anchors is not None:
+            filled = with_coarse_of(anchors, filled, masks)
+        return torch.where(inside, filled.clamp(-1, 1), images)
 
     def _fill_in_turn(
         self,
@@ -314,6 +319,40 @@ class Generator(nn.Module):
         # Trained weights are float32 beside frozen ones in half precision; autocast brings them together.
         half = self.dtype != torch.float32
         return torch.autocast(self.device.type, dtype=self.dtype if half else None, enabled=half)
+
+
+def with_coarse_of(anchors: torch.Tensor, filled: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+    """Give filled pixels the low frequencies of their anchor: its colors and its light, with their own detail.
+
+    A generator draws a plate's color toward the car's. This is the refinement of Choi et al., ILVR: Conditioning Method
+    for Denoising Diffusion Probabilistic Models, 2021, equation 7, on the clean image and under the masks alone.
+
+    Args:
+        anchors: ``(N, 3, H, W)``. Only what is under the masks counts.
+        filled: Likewise.
+        masks: ``(N, 1, H, W)``, 1 where filled.
+
+    Returns:
+        ``(N, 3, H, W)``; what it is outside of the masks means nothing.
+    """
+    inside = masks > 0.5
+    off = (anchors - filled).masked_fill(~inside, 0.0)
+    known = inside.to(off.dtype)
+    # Averaged over the mask's pixels alone: there is no anchor beyond its edge.
+    coarse = _smooth(off) / _smooth(known).clamp_min(1e-6)
+    return filled + coarse
+
+
+def _smooth(images: torch.Tensor) -> torch.Tensor:
+    """Gaussian blur of ``(N, C, H, W)`` with zeros beyond the edge."""
+    channels, height = images.shape[1:3]
+    sigma = COARSE * height
+    reach = math.ceil(3 * sigma)
+    steps = torch.arange(-reach, reach + 1, device=images.device, dtype=images.dtype)
+    kernel = torch.exp(-0.5 * (steps / sigma) ** 2)
+    kernel = (kernel / kernel.sum()).expand(channels, 1, -1)
+    blurred = F.conv2d(images, kernel[:, :, None], padding=(0, reach), groups=channels)
+    return F.conv2d(blurred, kernel[..., None], padding=(reach, 0), groups=channels)
 
 
 def _condition(masks: torch.Tensor, masked: torch.Tensor) -> torch.Tensor:

@@ -77,6 +77,36 @@ def test_a_lower_anchor_strength_keeps_more_of_the_anchor(demo_generator, crops)
     assert kept[0] < kept[1]
 
 
+def test_a_plate_keeps_its_anchors_colors_whatever_the_generator_makes_of_them(demo_generator, crops):
+    generator = demo_generator()
+    images, masks, noise = crops(generator)
+    anchors = torch.tensor([0.8, 0.4, -0.6]).view(1, 3, 1, 1) + 0.1 * torch.randn_like(images)
+    for bias in (-0.3, 0.0, 0.3):
+        generator.decode = lambda latents, bias=bias: torch.full_like(images, bias, requires_grad=True)
+        filled = generator.fill(images, masks, Kind.PLATE, noise=noise, anchors=anchors)
+        inside = masks.expand_as(images) > 0.5
+        for channel in range(3):
+            made, wanted = (float(it[:, channel][inside[:, channel]].mean()) for it in (filled, anchors))
+            assert made == pytest.approx(wanted, abs=0.03)
+
+
+def test_fine_detail_is_the_generators_and_learns(demo_generator, crops):
+    generator = demo_generator()
+    images, masks, _ = crops(generator)
+    columns = torch.arange(images.shape[3]) % 2
+    fine = (columns * 0.4 - 0.2).expand_as(images).clone().requires_grad_(True)
+    made = generators.with_coarse_of(torch.full_like(images, 0.3), fine, masks)
+    middle = made.detach()[..., 1:] - made.detach()[..., :-1]
+    under = (masks[..., 1:] * masks[..., :-1]).expand_as(middle) > 0.5
+    assert float(middle[under].abs().mean()) == pytest.approx(0.4, abs=0.04)
+    (made * masks * (columns - 0.5)).sum().backward()
+    assert fine.grad.abs().sum() > 0
+    unseen = generators.with_coarse_of(
+        torch.full_like(images, 0.3).masked_fill(masks < 0.5, float("nan")), fine.detach(), masks
+    )
+    assert torch.equal((unseen * masks)[masks.expand_as(images) > 0.5], made.detach()[masks.expand_as(images) > 0.5])
+
+
 @pytest.mark.parametrize("steps", [1, 2, 3, 4])
 def test_plates_start_at_the_strength_and_step_down_evenly(demo_generator, crops, steps):
     generator = demo_generator(steps=steps, anchor_strength=0.4)
