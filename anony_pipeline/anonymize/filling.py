@@ -123,6 +123,7 @@ class Filler:
                 noise=noise,
                 anchors=None if anchors is None else anchors.to(device),
                 styles=[task.style for task in tasks],
+                small=[self.generator.is_small(window, size_hw) for window in windows],
             )
         return images.to_images(filled)
 

@@ -138,8 +138,22 @@ class Generator(Section):
     plate_context: Annotated[float, Field(gt=1)] = Field(
         1.5, description="the same for plates: less leaves more pixels for their text"
     )
+    small_crops: bool = Field(
+        False,
+        description="regions whose surroundings fit into half of a crop's size are trained and filled at half of it, "
+        "for a quarter of the work: set it before training, the generator must learn it",
+    )
     face_prompt: str = Field("a face", description="constant text for faces; encoded once")
     plate_prompt: str = Field("a licence plate", description="constant text for plates; encoded once")
+
+    @model_validator(mode="after")
+    def _half_a_crop_is_whole_latents(self) -> "Generator":
+        if self.small_crops and (self.face_size % 16 or self.plate_height % 16):
+            raise ValueError(
+                "small_crops halves crops, whose sizes must then be multiples of 16: got face_size "
+                f"{self.face_size} and plate_height {self.plate_height}"
+            )
+        return self
 
 
 class Finetune(Section):
@@ -459,6 +473,15 @@ class Config(Section):
     alternating: Alternating = Alternating()
     checkpoint: Checkpoint = Checkpoint()
     evaluation: Evaluation = Evaluation()
+
+    @model_validator(mode="after")
+    def _small_crops_are_encoded_anew(self) -> "Config":
+        if self.model.generator.small_crops and self.training.mask_variants:
+            raise ValueError(
+                "training.mask_variants keeps latents of one size, and model.generator.small_crops needs two: leave "
+                "one of them out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _ratios_are_ordered(self) -> "Config":

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -24,6 +24,7 @@ from anony_pipeline.config.schema import Config
 from anony_pipeline.errors import ConfigError, WeightsError
 from anony_pipeline.models import lora, weights
 from anony_pipeline.models.demo_pipeline import build_demo_pipeline
+from anony_pipeline.ops.crops import Window
 from anony_pipeline.structures.regions import Kind
 
 Pipeline: TypeAlias = StableDiffusionInpaintPipeline | StableDiffusionXLInpaintPipeline
@@ -69,6 +70,7 @@ class Generator(nn.Module):
         anchor_strength: Where plates start, in ``(0, 1]``: timestep ``round(999 * anchor_strength)``; lower keeps more
             of the anchor.
         base_id: Names the base model in checkpoints; see `base_identity`.
+        has_small_crops: Whether crops that lose nothing by it are filled at half of their size.
         tiny_vae: Decodes in training mode in place of the full autoencoder, which costs 18 times as much.
 
     Raises:
@@ -84,6 +86,7 @@ class Generator(nn.Module):
         anchor_strength: float,
         base_id: str,
         tiny_vae: AutoencoderTiny | None = None,
+        has_small_crops: bool = False,
     ) -> None:
         super().__init__()
         _check_channels(pipeline, base_id)
@@ -98,6 +101,7 @@ class Generator(nn.Module):
         self.steps = dict(steps)
         self.anchor_strength = anchor_strength
         self.base_id = base_id
+        self.has_small_crops = has_small_crops
         self.mixes: dict[str, lora.Mix] = {}
         self.unmerged: dict[str, torch.Tensor] = {}
         self._is_xl = isinstance(pipeline, StableDiffusionXLInpaintPipeline)
@@ -134,6 +138,7 @@ class Generator(nn.Module):
         anchors: torch.Tensor | None = None,
         encoded: Encoded | None = None,
         styles: Sequence[str | None] | None = None,
+        small: Sequence[bool] | None = None,
     ) -> torch.Tensor:
         """Replace what is under the masks.
 
@@ -151,16 +156,33 @@ class Generator(nn.Module):
             encoded: What `encode_crops` made of the same images, masks and anchors, where that was kept; then nothing
                 is encoded here.
             styles: The plate style of each crop, where styles have adapters of their own (`lora.mix_of`).
+            small: Which crops are filled at half of their size (`is_small`); none if None.
 
         Returns:
             ``(N, 3, H, W)`` float32, in ``[-1, 1]`` under the mask, equal to ``images`` to the bit outside.
 
         Raises:
-            ValueError: If plates come without anchors, or crops of different adapters with gradients.
+            ValueError: If plates come without anchors, or crops that need different passes with gradients.
         """
-        alike = lora.by_mix(self, kind, styles or [None] * len(images))
-        if len(alike) > 1:
-            return self._fill_in_turn(alike, images, masks, kind, noise, anchors, encoded, styles or ())
+        styles = styles or [None] * len(images)
+        small = small or [False] * len(images)
+        passes = self.passes(kind, styles, small)
+        if len(passes) > 1:
+            return _in_turn(
+                passes,
+                lambda places: self.fill(
+                    images[places],
+                    masks[places],
+                    kind,
+                    noise=noise[places],
+                    anchors=None if anchors is None else anchors[places],
+                    encoded=None if encoded is None else encoded.part(places),
+                    styles=[styles[place] for place in places],
+                    small=[small[place] for place in places],
+                ),
+            )
+        if any(small):
+            return self._fill_small(images, masks, kind, noise, anchors, styles)
         style = styles[0] if styles else None
         inside = masks > 0.5
         with self._autocast():
@@ -176,33 +198,38 @@ class Generator(nn.Module):
             filled = with_coarse_of(anchors, filled, masks)
         return torch.where(inside, filled.clamp(-1, 1), images)
 
-    def _fill_in_turn(
+    def is_small(self, window: Window, size_hw: tuple[int, int]) -> bool:
+        """Whether a crop of this size that shows a window of an image loses nothing at half of its size."""
+        return self.has_small_crops and 2 * (window[2] - window[0]) <= size_hw[1]
+
+    def passes(self, kind: Kind, styles: Sequence[str | None], small: Sequence[bool]) -> list[list[int]]:
+        """Places of crops that one pass can fill: of the same adapters and size. Arguments as in `fill`."""
+        places: dict[tuple[lora.Mix, bool], list[int]] = {}
+        for place, (style, is_small) in enumerate(zip(styles, small, strict=True)):
+            places.setdefault((lora.mix_of(self, kind, style), is_small), []).append(place)
+        return list(places.values())
+
+    def _fill_small(
         self,
-        alike: list[list[int]],
         images: torch.Tensor,
         masks: torch.Tensor,
         kind: Kind,
         noise: torch.Tensor,
         anchors: torch.Tensor | None,
-        encoded: Encoded | None,
         styles: Sequence[str | None],
     ) -> torch.Tensor:
-        """Fill crops of different adapters, those of the same ones at once."""
-        if torch.is_grad_enabled():
-            # peft takes the gradient from adapters that are switched off, before the backward pass comes to them.
-            raise ValueError("one pass learns one mix of adapters: give crops of different ones in turn")
-        filled = torch.empty_like(images, dtype=torch.float32)
-        for places in alike:
-            filled[places] = self.fill(
-                images[places],
-                masks[places],
-                kind,
-                noise=noise[places],
-                anchors=None if anchors is None else anchors[places],
-                encoded=None if encoded is None else encoded.part(places),
-                styles=[styles[place] for place in places],
-            )
-        return filled
+        """Fill crops at half of their size. What is under the masks must not be seen at the rim of smaller ones."""
+        inside = masks > 0.5
+        filled = self.fill(
+            F.avg_pool2d(images.masked_fill(inside, 0.0), 2),
+            F.max_pool2d(inside.to(masks.dtype), 2),
+            kind,
+            noise=noise[..., : noise.shape[-2] // 2, : noise.shape[-1] // 2],
+            anchors=None if anchors is None else F.avg_pool2d(torch.where(inside, anchors, images), 2),
+            styles=styles,
+        )
+        large = F.interpolate(filled, size=images.shape[-2:], mode="bilinear", align_corners=False)
+        return torch.where(inside, large, images)
 
     def condition(self, images: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
         """Mask and masked image as the UNet takes them, ``(N, 1 + C, h, w)``; arguments as in `fill`."""
@@ -355,6 +382,15 @@ def _smooth(images: torch.Tensor) -> torch.Tensor:
     return F.conv2d(blurred, kernel[..., None], padding=(reach, 0), groups=channels)
 
 
+def _in_turn(passes: Sequence[list[int]], fill: Callable[[list[int]], torch.Tensor]) -> torch.Tensor:
+    """Fill crops that need different passes, one pass after the other; in the crops' own order."""
+    if torch.is_grad_enabled():
+        # peft takes the gradient from adapters that are switched off, before the backward pass comes to them.
+        raise ValueError("one pass learns one mix of adapters at one size: give crops of different ones in turn")
+    order = torch.tensor([place for places in passes for place in places]).argsort()
+    return torch.cat([fill(places) for places in passes])[order]
+
+
 def _condition(masks: torch.Tensor, masked: torch.Tensor) -> torch.Tensor:
     return torch.cat([F.interpolate(masks.to(masked.dtype), size=masked.shape[-2:]), masked], dim=1)
 
@@ -384,6 +420,7 @@ def load_generator(config: Config, *, device: torch.device, dtype: torch.dtype) 
         anchor_strength=config.plate_text_anchor_strength,
         base_id=base_identity(settings.model_id, pipeline),
         tiny_vae=_tiny_vae(_folder(config, settings.tiny_vae)) if settings.tiny_vae else None,
+        has_small_crops=config.model.generator.small_crops,
     )
     generator.to(device)
     # SDXL's own autoencoder overflows in fp16, and says so.

@@ -95,20 +95,6 @@ def mix_of(generator: "Generator", kind: Kind, style: str | None = None) -> Mix:
     return generator.mixes.get(style or NEUTRAL, own) if kind is Kind.PLATE else own
 
 
-def by_mix(generator: "Generator", kind: Kind, styles: Sequence[str | None]) -> list[list[int]]:
-    """Places of crops that have the same adapters, which one pass can fill, in the order of their first crops.
-
-    Args:
-        generator: Knows the mixes.
-        kind: Of all crops.
-        styles: The plate style of each.
-    """
-    places: dict[Mix, list[int]] = {}
-    for place, style in enumerate(styles):
-        places.setdefault(mix_of(generator, kind, style), []).append(place)
-    return list(places.values())
-
-
 def activate(generator: "Generator", kind: Kind, style: str | None = None) -> None:
     """Switch to the adapters of a kind and style; without adapters nothing happens. No other's weights take a gradient.
 

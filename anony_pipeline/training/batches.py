@@ -206,7 +206,14 @@ def fill(generator: Generator, batch: Batch) -> torch.Tensor:
         anchors=batch.anchors,
         encoded=batch.encoded,
         styles=batch.styles,
+        small=small_of(generator, batch),
     )
+
+
+def small_of(generator: Generator, batch: Batch) -> list[bool]:
+    """Which crops of a batch the generator fills at half of their size."""
+    height, width = batch.masks.shape[-2:]
+    return [generator.is_small(row.window, (height, width)) for row in batch.rows]
 
 
 def _moved(encoded: Encoded, device: torch.device) -> Encoded:

@@ -7,8 +7,7 @@ numbers.
 import torch
 
 from anony_pipeline.losses import adversarial
-from anony_pipeline.models import lora
-from anony_pipeline.training.batches import Batch, DetectorBatch, Generated, fill
+from anony_pipeline.training.batches import Batch, DetectorBatch, Generated, fill, small_of
 from anony_pipeline.training.objective import Objective
 from anony_pipeline.training.state import TrainingState
 
@@ -24,7 +23,7 @@ def step_generator(state: TrainingState, batch: Batch, objective: Objective) -> 
     Args:
         state: Its generator, optimizer and average change.
         batch: Crops of one kind, the same in each process; its share's `training.accumulation` parts are computed one
-            after the other, and crops of different adapters apart.
+            after the other, and crops of different adapters or sizes apart.
         objective: The losses.
 
     Returns:
@@ -112,12 +111,13 @@ def step_detector(state: TrainingState, batch: DetectorBatch) -> Scalars:
 
 def _parts(state: TrainingState, batch: Batch) -> tuple[torch.Tensor, list[Batch]]:
     """The parts of this process's share that one pass each can fill, and the places of all their crops in the batch."""
+    generator = state.networks.generator
     mine = range(len(batch))[state.team.share(len(batch))]
     size = -(-len(mine) // state.config.training.accumulation)
+    styles, small = batch.styles, small_of(generator, batch)
     parts = []
     for start in range(0, len(mine), size):
         chunk = mine[start : start + size]
-        styles = [batch.rows[place].style for place in chunk]
-        alike = lora.by_mix(state.networks.generator, batch.kind, styles)
-        parts += [[chunk[number] for number in numbers] for numbers in alike]
+        passes = generator.passes(batch.kind, [styles[place] for place in chunk], [small[place] for place in chunk])
+        parts += [[chunk[number] for number in numbers] for numbers in passes]
     return torch.tensor([place for part in parts for place in part]), [batch.part(part) for part in parts]

@@ -181,7 +181,7 @@ def test_regions_over_the_edge_and_over_each_other_are_replaced_whole(tmp_path):
 
 def test_no_neighbours_face_is_shown_to_the_generator(tmp_path):
     class Looks(street.NoiseGenerator):
-        def fill(self, images, masks, kind, *, noise, anchors=None, styles=None):
+        def fill(self, images, masks, kind, *, noise, anchors=None, styles=None, small=None):
             assert (images[(masks <= 0.5).expand_as(images)] < 0.99).all()
             return super().fill(images, masks, kind, noise=noise, anchors=anchors)
 
@@ -269,7 +269,7 @@ def test_two_detections_of_one_face_are_replaced_once_and_given_boxes_stay_as_th
 
 def test_the_generator_hears_each_plates_style(tmp_path):
     class Listens(street.NoiseGenerator):
-        def fill(self, images, masks, kind, *, noise, anchors=None, styles=None):
+        def fill(self, images, masks, kind, *, noise, anchors=None, styles=None, small=None):
             heard[kind] = styles
             return super().fill(images, masks, kind, noise=noise, anchors=anchors)
 
@@ -280,3 +280,22 @@ def test_the_generator_hears_each_plates_style(tmp_path):
     ]
     make(tmp_path, generator=Listens()).anonymize(NOISE, [FACE, PLATE, *others], style="DE")
     assert heard == {Kind.FACE: [None], Kind.PLATE: ["FR", "DE", "NL"]}
+
+
+def test_small_regions_are_filled_at_half_of_the_crops_size(tmp_path):
+    class Listens(street.NoiseGenerator):
+        def is_small(self, window, size_hw):
+            asked.append((window[2] - window[0], size_hw))
+            return window[2] - window[0] < 100
+
+        def fill(self, images, masks, kind, *, noise, anchors=None, styles=None, small=None):
+            heard.extend(small)
+            return super().fill(images, masks, kind, noise=noise, anchors=anchors)
+
+    asked, heard = [], []
+    tiny = Region(Kind.FACE, (200.0, 30.0, 220.0, 50.0))
+    anonymizer = make(tmp_path, generator=Listens())
+    anonymizer.anonymize(NOISE, [FACE, tiny])
+    assert heard == [False, True]
+    assert [round(width / 2, 1) for width, _ in asked] == [50.7, 20.0]
+    assert {size for _, size in asked} == {anonymizer.filler.sizes_hw[Kind.FACE]}

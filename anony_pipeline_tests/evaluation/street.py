@@ -107,7 +107,10 @@ class NoiseGenerator:
     def noise_shape(self, count, size_hw):
         return (count, 3, *size_hw)
 
-    def fill(self, images, masks, kind, *, noise, anchors=None, styles=None):
+    def is_small(self, window, size_hw):
+        return False
+
+    def fill(self, images, masks, kind, *, noise, anchors=None, styles=None, small=None):
         self.batches.append(len(images))
         if self.failures:
             self.failures -= 1

@@ -294,3 +294,38 @@ def test_the_base_identity_changes_with_the_weights_and_not_with_the_folder(conf
     assert first.base_id == second.base_id
     assert str(tmp_path) not in second.base_id
     assert generators.base_identity("x", other) != generators.base_identity("x", build_demo_pipeline())
+
+
+@pytest.mark.parametrize("kind", list(Kind))
+def test_small_crops_keep_their_surroundings_and_hide_what_they_replace(demo_generator, crops, kind):
+    generator = demo_generator()
+    images, masks, noise = crops(generator)
+    # An odd border, which no half of a crop can follow.
+    masks[0] = 0
+    masks[0, :, 17:41, 21:45] = 1
+    hidden = masks.expand_as(images) > 0.5
+    anchors = torch.zeros_like(images)
+
+    def fill(given):
+        return generator.fill(given, masks, kind, noise=noise, anchors=anchors, small=[True, True])
+
+    with torch.no_grad():
+        filled = fill(images)
+        assert torch.equal(filled[~hidden], images[~hidden])
+        assert torch.equal(fill(images.masked_fill(hidden, float("nan"))), filled)
+        visible = images.clone()
+        visible[..., :8, :8] += 0.5
+        assert not torch.equal(fill(visible)[hidden], filled[hidden])
+        mixed = generator.fill(images, masks, kind, noise=noise, anchors=anchors, small=[False, True])
+        large = generator.fill(images, masks, kind, noise=noise, anchors=anchors)
+    assert torch.allclose(mixed[0], large[0], atol=1e-5)
+    assert torch.allclose(mixed[1], filled[1], atol=1e-5)
+
+
+def test_a_crop_is_small_if_half_of_it_shows_every_pixel(demo_generator):
+    generator = demo_generator()
+    assert not generator.is_small((0, 0, 10, 10), (128, 128))
+    generator.has_small_crops = True
+    assert generator.is_small((-5.0, 3.0, 59.0, 67.0), (128, 128))
+    assert not generator.is_small((-5.0, 3.0, 59.1, 67.1), (128, 128))
+    assert generator.is_small((0.0, 0.0, 96.0, 32.0), (64, 192))

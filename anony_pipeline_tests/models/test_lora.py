@@ -309,8 +309,8 @@ def test_each_crop_of_a_batch_is_filled_by_the_adapters_of_its_style(mixed, crop
 
 def test_faces_know_no_plate_style(mixed):
     assert lora.mix_of(mixed, Kind.FACE, "FR") == (("face", 1.0),)
-    assert lora.by_mix(mixed, Kind.FACE, ["FR", "DE", None]) == [[0, 1, 2]]
-    assert lora.by_mix(mixed, Kind.PLATE, ["NL", "FR", None, "AT", "FR"]) == [[0, 2], [1, 4], [3]]
+    assert mixed.passes(Kind.FACE, ["FR", "DE", None], [False] * 3) == [[0, 1, 2]]
+    assert mixed.passes(Kind.PLATE, ["NL", "FR", None, "AT", "FR"], [False] * 5) == [[0, 2], [1, 4], [3]]
 
 
 def test_mixes_come_back_with_their_adapters_and_a_stock_pipeline_mixes_to_the_same_output(

@@ -188,6 +188,37 @@ def test_crops_of_different_adapters_are_filled_apart_and_learned_together(parts
         assert torch.allclose(one_by_one[name] / 4, mean, atol=1e-6, rtol=1e-3), name
 
 
+def test_small_crops_are_filled_at_half_of_their_size_and_learned_with_the_others(parts, data):
+    losses = {f"loss__{name}_weight": 0 for name in ("adv", "detection", "perceptual", "id_suppress")}
+    state, objective = parts(model__generator__small_crops=True, **losses)
+    generator = state.networks.generator
+    weights = lora.trainable_parameters(generator)
+    for value in weights.values():
+        torch.nn.init.normal_(value.data, std=0.1, generator=torch.manual_seed(4))
+    batch = draw(data, state, Kind.FACE, size=4)
+    # The crops are 32 px: half of that shows 16 px of an image.
+    windows = [(0.0, 0.0, edge, edge) for edge in (40.0, 16.0, 16.1, 7.0)]
+    rows = tuple(dataclasses.replace(row, window=window) for row, window in zip(batch.rows, windows, strict=True))
+    batch = dataclasses.replace(batch, rows=rows)
+    assert batches.small_of(generator, batch) == [False, True, False, True]
+    seen = []
+    generator.unet.register_forward_pre_hook(lambda _, given: seen.append(tuple(given[0].shape)))
+    state.apply = lambda _: 0.0
+    filled = []
+    for place in range(4):
+        joint.step_generator(state, batch.part([place]), objective)
+        filled.append(state.generated.outputs)
+    one_by_one = {name: value.grad for name, value in weights.items() if value.grad is not None}
+    assert [shape[-2:] for shape in seen] == [(32, 32), (16, 16), (32, 32), (16, 16)]
+    state.optimizers["generator"].zero_grad()
+    seen.clear()
+    joint.step_generator(state, batch, objective)
+    assert [(shape[0], shape[-1]) for shape in seen] == [(2, 32), (2, 16)]
+    assert torch.allclose(state.generated.outputs, torch.cat(filled), atol=1e-5)
+    for name, total in one_by_one.items():
+        assert torch.allclose(total / 4, weights[name].grad, atol=1e-6, rtol=1e-3), name
+
+
 def test_full_fine_tuning_changes_the_named_layers(parts, data):
     state, objective = parts(model__finetune__use_lora=False)
     before = weights_of(state.networks.generator)

@@ -162,6 +162,7 @@ def make_generator(config: Config) -> Generator:
         steps={Kind.FACE: config.face_steps, Kind.PLATE: config.plate_steps},
         anchor_strength=config.plate_text_anchor_strength,
         base_id="tiny@random",
+        has_small_crops=config.model.generator.small_crops,
     )
 
 
