@@ -6,8 +6,8 @@ Takes: about three minutes on two cores, a checkpoint.
 All regions of the val images are treated in one way, and judged by the length of their shorter edge: the feature
 distance (KID, 100 x; less is better) of the grown boxes to the originals, and the share of regions that the held-out
 detector still finds (score 0.3, IoU 0.5) of those that it finds in the originals. Verification is off for `generate`:
-the question is how it looks, not whether it is let out. A checkpoint that was trained with `model.generator.small_crops`
-beside one without it says what half of the size costs and saves: `cpu_seconds` are what the process itself computed.
+the question is how it looks, not whether it is let out. A checkpoint trained with `model.generator.small_crops` beside
+one trained without says what half of the size costs and saves: `cpu_seconds` are what the process itself computed.
 """
 
 import argparse

@@ -243,3 +243,18 @@ def test_what_is_given_away_loads_and_names_no_place(file, tmp_path):
 def test_a_key_that_never_had_an_effect_is_passed_over_aloud(base, override, caplog):
     assert loading.load([base], [override]) == loading.load([base])
     assert f"{override.partition('=')[0]} has no effect" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("overrides", "reason"),
+    [
+        (["model.generator.small_crops=true", "model.generator.face_size=120"], "multiples of 16"),
+        (["model.generator.small_crops=true", "training.mask_variants=2"], "leave one of them out"),
+        (["training.fsdp=true", "training.torch_compile=true"], "never run together"),
+        (["model.finetune.use_lora=false", "model.finetune.style_mix={FR: {plate: 1}}"], "leave one of them out"),
+        (["model.lpips={network: vgg}"], "backbone"),
+    ],
+)
+def test_options_that_exclude_each_other_are_refused(base, overrides, reason):
+    with pytest.raises(ConfigError, match=reason):
+        loading.load([base], overrides)
