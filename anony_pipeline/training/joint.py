@@ -4,6 +4,8 @@ Each step reads like the algorithm: what it is given, what it computes, which we
 numbers.
 """
 
+from dataclasses import replace
+
 import torch
 
 from anony_pipeline.losses import adversarial
@@ -45,8 +47,7 @@ def step_generator(state: TrainingState, batch: Batch, objective: Objective) -> 
             scalars[name] = scalars.get(name, 0.0) + share * value.item()
         outputs.append(filled.detach())
         is_finite = is_finite and bool(torch.isfinite(total))
-        if is_finite:
-            state.scaler.scale(total * share).backward()
+        state.scaler.scale(total * share).backward()
     # Asked once, at the end: the processes' shares may have different numbers of parts.
     if state.team.any(not is_finite):
         state.generated = None
@@ -111,13 +112,32 @@ def step_detector(state: TrainingState, batch: DetectorBatch) -> Scalars:
 
 def _parts(state: TrainingState, batch: Batch) -> tuple[torch.Tensor, list[Batch]]:
     """The parts of this process's share that one pass each can fill, and the places of all their crops in the batch."""
+    team = state.team
+    parts = _passes(state, batch, range(len(batch))[team.share(len(batch))])
+    if state.config.training.fsdp:
+        # Each pass gathers weights from all processes: they must make equally many.
+        shares = [replace(team, rank=rank).share(len(batch)) for rank in range(team.size)]
+        parts = _split(parts, max(len(_passes(state, batch, range(len(batch))[share])) for share in shares))
+    return torch.tensor([place for part in parts for place in part]), [batch.part(part) for part in parts]
+
+
+def _passes(state: TrainingState, batch: Batch, share: range) -> list[list[int]]:
     generator = state.networks.generator
-    mine = range(len(batch))[state.team.share(len(batch))]
-    size = -(-len(mine) // state.config.training.accumulation)
+    size = -(-len(share) // state.config.training.accumulation)
     styles, small = batch.styles, small_of(generator, batch)
     parts = []
-    for start in range(0, len(mine), size):
-        chunk = mine[start : start + size]
+    for start in range(0, len(share), size):
+        chunk = share[start : start + size]
         passes = generator.passes(batch.kind, [styles[place] for place in chunk], [small[place] for place in chunk])
         parts += [[chunk[number] for number in numbers] for numbers in passes]
-    return torch.tensor([place for part in parts for place in part]), [batch.part(part) for part in parts]
+    return parts
+
+
+def _split(parts: list[list[int]], count: int) -> list[list[int]]:
+    """The same crops in so many parts, at least as many as there are and at most one a crop."""
+    parts = list(parts)
+    while len(parts) < count:
+        largest = max(range(len(parts)), key=lambda number: len(parts[number]))
+        half = len(parts[largest]) // 2
+        parts[largest : largest + 1] = [parts[largest][:half], parts[largest][half:]]
+    return parts

@@ -8,6 +8,7 @@ import torch
 
 from anony_pipeline.errors import AnonyPipelineError
 from anony_pipeline.models import lora
+from anony_pipeline.runtime.processes import Team
 from anony_pipeline.structures.regions import Kind
 from anony_pipeline.training import batches, joint, pretrain
 from anony_pipeline.training.objective import Objective
@@ -217,6 +218,26 @@ def test_small_crops_are_filled_at_half_of_their_size_and_learned_with_the_other
     assert torch.allclose(state.generated.outputs, torch.cat(filled), atol=1e-5)
     for name, total in one_by_one.items():
         assert torch.allclose(total / 4, weights[name].grad, atol=1e-6, rtol=1e-3), name
+
+
+@pytest.mark.parametrize("styles", [["FR", "DE", "NL", "NL", "NL", "NL", "NL", "FR"], ["NL"] * 7 + ["DE"], ["NL"] * 8])
+@pytest.mark.parametrize("accumulation", [1, 3])
+def test_processes_that_share_weights_make_equally_many_passes(parts, data, styles, accumulation):
+    state, _ = parts(model__finetune__style_mix=MIX, training__fsdp=True, training__accumulation=accumulation)
+    samples = data.samples[Kind.PLATE]
+    indices = [0, 1, 2, 3] * 2
+    batch = in_styles(batches.assemble(samples, indices, samples.masks[indices], torch.empty(8, 1), CPU), styles)
+    counts, seen = set(), []
+    for rank in range(2):
+        state.team = Team(rank, 2)
+        places, made = joint._parts(state, batch)
+        counts.add(len(made))
+        seen += places.tolist()
+        for part in made:
+            assert len(part) > 0
+            assert len({lora.mix_of(state.networks.generator, Kind.PLATE, style) for style in part.styles}) == 1
+    assert len(counts) == 1
+    assert sorted(seen) == list(range(8))
 
 
 def test_full_fine_tuning_changes_the_named_layers(parts, data):
