@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from anony_pipeline.plates import glyphs
 from anony_pipeline.plates.styles import Mark, Piece, PlateStyle
 
-TALLEST = 1.1
-"""Characters over their nominal height at most: the font ratio of one country's plates is too much for others."""
 MARK_OF_TEXT = {"-": Mark.HYPHEN, " ": Mark.GAP, "·": Mark.DOT}
 
 
@@ -43,7 +41,7 @@ def place(style: PlateStyle, serial: str, font_ratio: float) -> list[Placed]:
         style: The plate's style.
         serial: A serial of the style. A text that its grammar doesn't accept is laid out as it is written.
         font_ratio: The characters' height over the plate's, in ``(0, 1]``; bounded by the text area's height and
-            by what the style's characters can have.
+            by the nominal height of the style's characters: what fits one country is too tall in another.
 
     Returns:
         Characters and marks, left to right, top to bottom; all inside the text area.
@@ -55,7 +53,7 @@ def place(style: PlateStyle, serial: str, font_ratio: float) -> list[Placed]:
     for row, share in zip(rows, shares, strict=True):
         row_height = (y_max - y_min) * share / sum(shares)
         # Rows need some ground between them.
-        tallest = min(TALLEST * style.glyph_height_mm, row_height * (1 if len(rows) == 1 else 0.86))
+        tallest = min(style.glyph_height_mm, row_height * (1 if len(rows) == 1 else 0.86))
         height = min(font_ratio * style.size_mm[1], tallest)
         items = [item for piece in row for item in _items(style, piece, height)]
         placed += _place_row(style, items, height, (x_min, x_max), top + row_height / 2)

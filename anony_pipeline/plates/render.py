@@ -39,8 +39,8 @@ def render(
         style: The plate's style.
         serial: The text on it, usually one that `serials.draw` made.
         size_hw: Height and width in px, each at least 4; another aspect than the style's stretches the plate.
-        font_ratio: The characters' height over the plate's, in ``(0, 1]``; bounded by the style's text area and by a
-            tenth above the nominal height of its characters.
+        font_ratio: The characters' height over the plate's, in ``(0, 1]``; bounded by the style's text area and by
+            the nominal height of its characters.
         rng: Where dirt, fading and shadows come from; needed for ``wear`` above 0 and for a ``finish``.
         wear: 0 is new and evenly lit, 1 is dirty, faded and half in the shadow.
         finish: How it is made, mounted, worn and lit, each by itself; without one it is flat.

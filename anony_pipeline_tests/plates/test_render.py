@@ -54,7 +54,7 @@ def test_plates_are_drawn_at_any_size(number, size_hw):
     assert image.std() > 5
 
 
-@pytest.mark.parametrize("ratio", [0.4, 0.55, 0.65, 0.75])
+@pytest.mark.parametrize("ratio", [0.4, 0.5, 0.6, 0.68])
 def test_the_font_ratio_is_the_height_of_the_ink(ratio):
     mask = render.text_mask(STYLES["FR"], "AB-123-CD", (200, 945), font_ratio=ratio)
     rows = np.nonzero((mask > 0.5).any(axis=1))[0]
@@ -62,10 +62,10 @@ def test_the_font_ratio_is_the_height_of_the_ink(ratio):
 
 
 @pytest.mark.parametrize("key", ["BR", "US_CA", "FR"])
-def test_characters_are_hardly_taller_than_their_country_makes_them(key):
+def test_characters_are_never_taller_than_their_country_makes_them(key):
     style = STYLES[key]
     tallest = max(p.box[3] - p.box[1] for p in layout.place(style, "ABC-1234", 1.0) if p.character)
-    assert tallest * style.size_mm[1] == pytest.approx(1.1 * style.glyph_height_mm)
+    assert tallest * style.size_mm[1] == pytest.approx(style.glyph_height_mm)
 
 
 def test_narrow_characters_stand_in_the_middle_of_cells():
