@@ -88,7 +88,8 @@ def character_mask(font: Font, character: str, size_hw: tuple[int, int]) -> np.n
 @functools.lru_cache(maxsize=4096)
 def _master_of(font: Font, character: str) -> np.ndarray:
     if font.face == strokes.FACE and character in strokes.SKELETONS:
-        return strokes.master(character, font.condense, font.weight, font.roundness)
+        form = next((form for form in font.forms if form[0] == character), character)
+        return strokes.master(form, font.condense, font.weight, font.roundness)
     if character.isascii() or not font.scripts:
         face = font.fallback if font.face == strokes.FACE else font.face
         return _master(face_file(face, font.fallback, font.package), character, font.condense, font.weight)

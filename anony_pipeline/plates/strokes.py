@@ -47,6 +47,7 @@ SKELETONS = {
     "Z": "0,0 1,0 0,1 1,1",
     "0": ".5,0 ~1,0 ~1,1 ~0,1 ~0,0 .5,0",
     "1": "0,.26 1,0 1,1",
+    "1bar": "0,.1 1,0 1,1",
     "2": "0,.26 ~0,0 ~1,0 ~1,.42 0,1 1,1",
     "3": "0,.22 ~0,0 ~1,0 ~1,.46 .4,.46 | .4,.46 ~1,.46 ~1,1 ~0,1 0,.78",
     "4": ".6,0 0,.74 1,.74 | .74,.44 .74,1",
@@ -56,9 +57,11 @@ SKELETONS = {
     "8": ".5,0 ~.95,0 ~.95,.46 ~.05,.46 ~.05,0 .5,0 | .5,.46 ~1,.46 ~1,1 ~0,1 ~0,.46 .5,.46",
     "9": "0,.8 ~0,1 ~1,1 1,.5 ~1,0 ~0,0 ~0,.58 ~1,.58 1,.4",
 }
-"""Lines between ``|``; points ``x,y`` of the strokes' middle in a unit box; a corner marked ``~`` is rounded."""
+"""Lines between ``|``; points ``x,y`` of the strokes' middle in a unit box; a corner marked ``~`` is rounded.
 
-WIDTHS = {"I": 0.0, "1": 0.62, "M": 1.22, "W": 1.4, "J": 0.92, "A": 1.08, "V": 1.05, "Q": 1.02}
+Other forms of a character have its name and one of their own."""
+
+WIDTHS = {"I": 0.0, "1": 0.62, "1bar": 0.2, "M": 1.22, "W": 1.4, "J": 0.92, "A": 1.08, "V": 1.05, "Q": 1.02}
 """Of a character's skeleton over the ordinary one's."""
 
 Line = list[tuple[float, float, bool]]
@@ -69,7 +72,7 @@ def master(character: str, condense: float, weight: float, roundness: float) -> 
     """Coverage of one character ``MASTER_PX`` high without any margin, ``(h, w)`` uint8.
 
     Args:
-        character: One of `SKELETONS`.
+        character: One of `SKELETONS`, a character or a named form of it.
         condense: Width of an ordinary character over `WIDTH` of the height.
         weight: Stroke width over the height.
         roundness: Radius of rounded corners over the skeleton's width; 0.5 makes O a stadium.

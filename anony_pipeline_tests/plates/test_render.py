@@ -68,6 +68,12 @@ def test_characters_are_never_taller_than_their_country_makes_them(key):
     assert tallest * style.size_mm[1] == pytest.approx(style.glyph_height_mm)
 
 
+def test_a_one_may_be_hardly_more_than_a_bar():
+    widths = [glyphs.width_over_height(STYLES[key].font, "1") for key in ("BR", "BR_MERCOSUR")]
+    assert widths[0] < 0.75 * widths[1]
+    assert widths[0] > STYLES["BR"].font.weight
+
+
 def test_narrow_characters_stand_in_the_middle_of_cells():
     placed = [p for p in layout.place(STYLES["BR"], "III-1111", 0.45) if p.character]
     middles = np.array([(p.box[0] + p.box[2]) / 2 for p in placed]) * STYLES["BR"].size_mm[0]

@@ -90,6 +90,9 @@ class Font(Part):
     package: str = Field("anony_pipeline", description="what to install where the font is missing")
     fallback: str = Field("DejaVuSans-Bold", description="a face that matplotlib brings")
     scripts: tuple[Script, ...] = Field((), description="for characters other than Latin letters and digits")
+    forms: tuple[Literal["1bar"], ...] = Field(
+        (), description="of `strokes`: other forms of a character, such as a 1 that is hardly more than a bar"
+    )
     condense: Annotated[float, Field(gt=0.3, le=2)] = Field(1, description="width of the characters over the font's")
     weight: Annotated[float, Field(ge=0, lt=0.25)] = Field(
         0,
