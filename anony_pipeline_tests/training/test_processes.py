@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from anony_pipeline.errors import ConfigError
+from anony_pipeline.models import lora
 from anony_pipeline.training import loop, state
 from anony_pipeline_tests.training import conftest, tiny
 
@@ -88,6 +89,13 @@ def test_two_processes_train_as_one_does_with_two_parts(two_styles, tmp_path, ch
                 assert float(second[name]) == pytest.approx(float(first[name]), rel=1e-4, abs=1e-4), name
                 compared.add(name)
     assert {"l1", "perceptual", "id", "adv", "reading", "discriminator", "detector", "gradient_norm"} <= compared
+    # What both learned of one style is there, and its mix.
+    loaded = tiny.make_generator(settings(two_styles, tmp_path))
+    saved = state.list_checkpoints(tmp_path / "two" / "checkpoints")[-1]
+    lora.load_adapters(loaded, saved.path / "adapters")
+    assert set(loaded.unet.peft_config) == {"face", "plate", "style_DE"}
+    assert loaded.mixes == {"DE": (("style_DE", 1.0),)}
+    assert any(value.abs().sum() > 0 for name, value in loaded.unet.named_parameters() if ".lora_B.style_DE." in name)
     # One wrote: no second process left anything of its own.
     assert len(state.list_checkpoints(tmp_path / "two" / "checkpoints")) == 1
 
