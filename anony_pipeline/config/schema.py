@@ -475,15 +475,6 @@ class Config(Section):
     evaluation: Evaluation = Evaluation()
 
     @model_validator(mode="after")
-    def _small_crops_are_encoded_anew(self) -> "Config":
-        if self.model.generator.small_crops and self.training.mask_variants:
-            raise ValueError(
-                "training.mask_variants keeps latents of one size, and model.generator.small_crops needs two: leave "
-                "one of them out"
-            )
-        return self
-
-    @model_validator(mode="after")
     def _ratios_are_ordered(self) -> "Config":
         low, high = self.plate_text_font_ratio_min, self.plate_text_font_ratio_max
         if low > high:

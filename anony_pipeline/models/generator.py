@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +28,7 @@ from anony_pipeline.ops.crops import Window
 from anony_pipeline.structures.regions import Kind
 
 Pipeline: TypeAlias = StableDiffusionInpaintPipeline | StableDiffusionXLInpaintPipeline
+Latents = TypeVar("Latents", torch.Tensor, torch.Tensor | None)
 SHIPPED_UNET = "generator_unet.safetensors"
 INPAINTING_CHANNELS = 9
 LAST_TIMESTEP = 999
@@ -154,7 +155,7 @@ class Generator(nn.Module):
             anchors: ``(N, 3, H, W)`` in ``[-1, 1]``, needed for plates: the rendered plate in place. Only what is under
                 the mask counts.
             encoded: What `encode_crops` made of the same images, masks and anchors, where that was kept; then nothing
-                is encoded here.
+                is encoded here. Of crops that are filled at half of their size it stands in the first quarter.
             styles: The plate style of each crop, where styles have adapters of their own (`lora.mix_of`).
             small: Which crops are filled at half of their size (`is_small`); none if None.
 
@@ -182,7 +183,7 @@ class Generator(nn.Module):
                 ),
             )
         if any(small):
-            return self._fill_small(images, masks, kind, noise, anchors, styles)
+            return self._fill_small(images, masks, kind, noise, anchors, encoded, styles)
         style = styles[0] if styles else None
         inside = masks > 0.5
         with self._autocast():
@@ -216,20 +217,21 @@ class Generator(nn.Module):
         kind: Kind,
         noise: torch.Tensor,
         anchors: torch.Tensor | None,
+        encoded: Encoded | None,
         styles: Sequence[str | None],
     ) -> torch.Tensor:
-        """Fill crops at half of their size. What is under the masks must not be seen at the rim of smaller ones."""
-        inside = masks > 0.5
+        half_images, half_masks, half_anchors = halved(images, masks, anchors)
         filled = self.fill(
-            F.avg_pool2d(images.masked_fill(inside, 0.0), 2),
-            F.max_pool2d(inside.to(masks.dtype), 2),
+            half_images,
+            half_masks,
             kind,
-            noise=noise[..., : noise.shape[-2] // 2, : noise.shape[-1] // 2],
-            anchors=None if anchors is None else F.avg_pool2d(torch.where(inside, anchors, images), 2),
+            noise=_corner(noise),
+            anchors=half_anchors,
+            encoded=None if encoded is None else Encoded(_corner(encoded.masked), _corner(encoded.anchored)),
             styles=styles,
         )
         large = F.interpolate(filled, size=images.shape[-2:], mode="bilinear", align_corners=False)
-        return torch.where(inside, large, images)
+        return torch.where(masks > 0.5, large, images)
 
     def condition(self, images: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
         """Mask and masked image as the UNet takes them, ``(N, 1 + C, h, w)``; arguments as in `fill`."""
@@ -380,6 +382,23 @@ def _smooth(images: torch.Tensor) -> torch.Tensor:
     kernel = (kernel / kernel.sum()).expand(channels, 1, -1)
     blurred = F.conv2d(images, kernel[:, :, None], padding=(0, reach), groups=channels)
     return F.conv2d(blurred, kernel[..., None], padding=(reach, 0), groups=channels)
+
+
+def halved(
+    images: torch.Tensor, masks: torch.Tensor, anchors: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """Crops, masks and anchors at half of their size; nothing from under the masks comes to the rim of smaller ones."""
+    inside = masks > 0.5
+    return (
+        F.avg_pool2d(images.masked_fill(inside, 0.0), 2),
+        F.max_pool2d(inside.to(masks.dtype), 2),
+        None if anchors is None else F.avg_pool2d(torch.where(inside, anchors, images), 2),
+    )
+
+
+def _corner(latents: Latents) -> Latents:
+    """The first quarter of ``(N, C, h, w)``."""
+    return None if latents is None else latents[..., : latents.shape[-2] // 2, : latents.shape[-1] // 2]
 
 
 def _in_turn(passes: Sequence[list[int]], fill: Callable[[list[int]], torch.Tensor]) -> torch.Tensor:

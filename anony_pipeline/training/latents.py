@@ -16,7 +16,7 @@ import torch
 from diffusers import ModelMixin
 
 from anony_pipeline.config.schema import Config
-from anony_pipeline.models.generator import Generator
+from anony_pipeline.models.generator import Generator, halved
 from anony_pipeline.ops import images
 from anony_pipeline.runtime import progress
 from anony_pipeline.storage import disk, locks, manifests, private
@@ -59,6 +59,7 @@ def build(config: Config, data: TrainingData, generator: Generator) -> dict[Kind
         variants=variants,
         growth=batches.MASK_GROWTH,
         seed=config.seed,
+        **({"small_crops": True} if generator.has_small_crops else {}),
     )
     root = private.folder(
         Path(config.paths.cache) / "latents",
@@ -117,7 +118,8 @@ class _Writer:
         left = [int(index) for index in np.flatnonzero(~done)]
         for index in progress.track(left, f"latents: {kind.value}"):
             for name, values in self._encode(samples, index).items():
-                arrays[name][index] = values
+                # Of a small crop in the first quarter.
+                arrays[name][index, ..., : values.shape[-2], : values.shape[-1]] = values
             waiting.append(index)
             if len(waiting) == MARKED_TOGETHER or index == left[-1]:
                 # What is marked as done must be on the disk before its mark.
@@ -136,11 +138,15 @@ class _Writer:
         def tensor(array: np.ndarray) -> torch.Tensor:
             return images.to_tensor([array[index]] * self.variants).to(device)
 
-        encoded = self.generator.encode_crops(
+        crops = (
             tensor(samples.originals),
             torch.from_numpy(np.stack(masks).astype(np.float32))[:, None].to(device),
             None if samples.anchors is None else tensor(samples.anchors),
         )
+        height, width = samples.masks.shape[1:]
+        if self.generator.is_small(samples.rows[index].window, (height, width)):
+            crops = halved(*crops)
+        encoded = self.generator.encode_crops(*crops)
         found = {"masked": encoded.masked, "anchored": encoded.anchored}
         return {name: _to_array(values) for name, values in found.items() if values is not None}
 

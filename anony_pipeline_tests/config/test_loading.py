@@ -249,7 +249,6 @@ def test_a_key_that_never_had_an_effect_is_passed_over_aloud(base, override, cap
     ("overrides", "reason"),
     [
         (["model.generator.small_crops=true", "model.generator.face_size=120"], "multiples of 16"),
-        (["model.generator.small_crops=true", "training.mask_variants=2"], "leave one of them out"),
         (["training.fsdp=true", "training.torch_compile=true"], "never run together"),
         (["model.finetune.use_lora=false", "model.finetune.style_mix={FR: {plate: 1}}"], "leave one of them out"),
         (["model.lpips={network: vgg}"], "backbone"),

@@ -49,14 +49,20 @@ def draw(data, generator, step):
     return batches.draw_batch(data, generator, size=2, seed=0, stream="joint", step=step, device=CPU)
 
 
-def test_a_step_with_kept_latents_is_the_step_that_encodes_anew(data, settings, generator, monkeypatch):
+@pytest.mark.parametrize("small", [False, True], ids=["one size", "some at half"])
+def test_a_step_with_kept_latents_is_the_step_that_encodes_anew(data, settings, generator, monkeypatch, small):
+    if small:
+        monkeypatch.setattr(Generator, "is_small", lambda self, window, size_hw: int(window[0]) % 2 == 0)
+        generator.has_small_crops = True
     cached = kept(data, settings, generator)
-    seen = set()
+    seen, sizes = set(), set()
+    generator.unet.register_forward_pre_hook(lambda _, given: sizes.add(given[0].shape[-2]))
     for step in range(6):
         batch = draw(cached, generator, step)
         assert batch.encoded is not None
-        anew = batches.fill(generator, dataclasses.replace(batch, encoded=None))
-        with monkeypatch.context() as patch:
+        with torch.no_grad():
+            anew = batches.fill(generator, dataclasses.replace(batch, encoded=None))
+        with torch.no_grad(), monkeypatch.context() as patch:
             patch.setattr(Generator, "encode", lambda *_: pytest.fail("something was encoded again"))
             filled = batches.fill(generator, batch)
         # Encoding one crop after the other rounds differently from encoding a batch.
@@ -64,6 +70,7 @@ def test_a_step_with_kept_latents_is_the_step_that_encodes_anew(data, settings, 
         assert (filled != batch.originals).any()
         seen.add(batch.kind)
     assert seen == set(Kind)
+    assert len(sizes) == (2 if small else 1)
 
 
 def test_whole_steps_train_the_same_weights_with_and_without(data, settings, generator):
