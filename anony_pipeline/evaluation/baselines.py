@@ -59,10 +59,15 @@ def redaction(name: str) -> Method:
 
 def masks_of(scene: Scene) -> list[Mask]:
     """The whole pixels that are replaced for each annotated region, as the anonymizer grows and rounds them."""
+    return [mask_of(scene, region) for region in scene.regions]
+
+
+def mask_of(scene: Scene, region: Region) -> Mask:
+    """The whole pixels that are replaced for one region."""
     height, width = scene.image_rgb.shape[:2]
-    grown = [boxes.grow([region.box_xyxy], GROWTH[region.kind]) for region in scene.regions]
-    rounded = [boxes.round_outward(box, width, height)[0].tolist() for box in grown]
-    return [(x_min, y_min, x_max, y_max) for x_min, y_min, x_max, y_max in rounded]
+    grown = boxes.grow([region.box_xyxy], GROWTH[region.kind])
+    x_min, y_min, x_max, y_max = boxes.round_outward(grown, width, height)[0].tolist()
+    return (x_min, y_min, x_max, y_max)
 
 
 def _begun(scene: Scene) -> Treated:
@@ -152,7 +157,7 @@ class Donors:
         ]
         face = np.mean(warped, axis=0).round().astype(np.uint8) if len(warped) > 1 else warped[0]
         blended = face_targets.blend_face(crops.cut(scene.image_rgb, window, size_hw), face, place)
-        _paste(image_rgb, scene.image_rgb, blended, window, masks_of(scene)[index])
+        _paste(image_rgb, scene.image_rgb, blended, window, mask_of(scene, region))
         return True
 
 
@@ -215,7 +220,7 @@ def _fit_plate(
 ) -> str | None:
     region = scene.regions[index]
     drawn = plate_targets.draw(config, styles[region.style or UNSPECIFIED], scene.annotations[index])
-    x_min, y_min, x_max, y_max = masks_of(scene)[index]
+    x_min, y_min, x_max, y_max = mask_of(scene, region)
     if x_max - x_min < 2 or y_max - y_min < 2:
         return None
     margin = max(x_max - x_min, y_max - y_min)

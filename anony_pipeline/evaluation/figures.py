@@ -200,10 +200,10 @@ class FigureMaker:
     # Judges' proofs ---------------------------------------------------------------------------------------------------
 
     def _prove_recognizer(self, panel: Panel) -> Proof:
-        probes = self._originals_faces(panel)
         floor = self.floors.reid_rank1
-        if not len(probes):
+        if not (self._persons(self.evidence.faces) != NOBODY).any():
             return Proof(None, floor, "no identities in the data, so the recognizer can't prove that it can see")
+        probes = self._originals_faces(panel)
         ranks = reidentification.rank(probes, probes)
         if not ranks.known.any():
             return Proof(
@@ -639,8 +639,6 @@ class FigureMaker:
 
     def _originals_faces(self, panel: Panel) -> Faces:
         """The gallery: every original whose person is known, of all styles."""
-        if not len(self.evidence.faces):
-            return Faces(np.zeros((0, 1), np.float32), np.zeros(0, int), np.zeros(0, int))
         return self._as_faces(self._original_embeddings(panel), self.evidence.faces)[0]
 
     def _probes(self, key: str, panel: Panel) -> tuple[Faces, np.ndarray]:

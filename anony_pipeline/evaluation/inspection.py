@@ -72,6 +72,8 @@ def in_scope(evidence: Evidence, kind: Kind) -> np.ndarray:
     if kind is Kind.FACE:
         return chosen & (np.array(subjects.visible) > LEAST_VISIBLE)
     known = np.array([bool(serial) for serial in subjects.serials])
+    if not known.any():
+        return chosen
     readers = [panel for panel in PANELS if panel in evidence.originals.readings]
     read = np.zeros(len(subjects), bool)
     for panel in readers:

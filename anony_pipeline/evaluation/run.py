@@ -16,7 +16,7 @@ from anony_pipeline.evaluation.observations import Asked, Observed, Observer, Su
 from anony_pipeline.evaluation.schema import ANONYMIZER, Panel
 from anony_pipeline.runtime import seeding
 from anony_pipeline.runtime.progress import track
-from anony_pipeline.structures.regions import Kind
+from anony_pipeline.structures.regions import CATEGORY_IDS, Kind
 
 IMAGES_AT_ONCE = 4
 TRAINING_IMAGES = 8
@@ -71,12 +71,25 @@ class Run:
             self.observed["none"] = self.originals
 
     def _look_at_originals(self, observer: Observer) -> None:
+        asked = Asked(blind=self._without_truth())
         for scenes, firsts in self._numbered("judging originals"):
             for scene in scenes:
                 self.subjects.add(scene)
             untouched = [Treated(scene.image_rgb) for scene in scenes]
-            observer.observe(self.originals, scenes, untouched, firsts, attacked=True, original=True)
+            observer.observe(self.originals, scenes, untouched, firsts, asked=asked, attacked=True, original=True)
         self.originals = self.originals.finished()
+
+    def _without_truth(self) -> list[Who]:
+        """Judges to whom these data give nothing to prove themselves by: they are not asked at all."""
+        faces, plates = (
+            [annotation for annotation in self.val.annotations if annotation["category_id"] == CATEGORY_IDS[kind]]
+            for kind in (Kind.FACE, Kind.PLATE)
+        )
+        known = {
+            "recognizer": any(face.get("identity") for face in faces),
+            "reader": any(plate.get("serial") for plate in plates),
+        }
+        return [(judge, panel) for judge, is_known in known.items() if not is_known for panel in PANELS]
 
     def _look_at_methods(self, observer: Observer, blind: Sequence[Who]) -> None:
         for scenes, firsts in self._numbered("judging methods"):

@@ -145,6 +145,15 @@ def test_who_could_not_see_the_originals_is_not_shown_what_methods_made_of_them(
     assert (recognizer.shown, reader.shown, detector.shown) == (40 * looks, 20 * looks, 20 * looks)
 
 
+def test_who_has_nothing_to_prove_itself_by_is_not_asked_at_all(tmp_path):
+    unified = street.make_street(tmp_path, images_count=20, identities=False)
+    judges, (recognizer, reader, detector) = counted(unified, blind=False)
+    _, maker, _ = judge(tmp_path, unified=unified, judges=judges)
+    assert (recognizer.shown, reader.shown, detector.shown) == (0, 0, 40)
+    assert "no identities" in maker.proofs["recognizer", "held_out"].reason
+    assert "no serials" in maker.proofs["reader", "held_out"].reason
+
+
 def test_what_blind_judges_are_spared_changes_no_figure(tmp_path, monkeypatch):
     unified = street.make_street(tmp_path, images_count=20)
     judges, (*_, spared) = counted(unified, blind=True)

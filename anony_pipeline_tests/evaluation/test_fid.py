@@ -60,6 +60,38 @@ def test_kid_equals_torchmetrics_class_on_the_same_features():
     assert fid.kid(real, fake, np.random.default_rng(0)).value == pytest.approx(float(expected), rel=1e-3)
 
 
+def slow_mmd(first, second):
+    """The unbiased estimate, pair by pair of the definition."""
+
+    def kernel(a, b):
+        return (a @ b.T / a.shape[1] + 1) ** 3
+
+    n, m = len(first), len(second)
+    within = [(k.sum() - np.trace(k)) / (len(k) * (len(k) - 1)) for k in (kernel(first, first), kernel(second, second))]
+    return sum(within) - 2 * kernel(first, second).sum() / (n * m)
+
+
+@pytest.mark.parametrize(
+    ("n", "m", "subset_size"),
+    [(60, 60, 100), (60, 45, 100), (90, 90, 40), (90, 30, 40)],
+    ids=["whole pairs", "whole", "subsets of pairs", "subsets"],
+)
+def test_kid_of_all_subsets_at_once_is_that_of_each_by_itself(monkeypatch, n, m, subset_size):
+    monkeypatch.setattr(fid, "ROWS_AT_ONCE", 32)
+    first, second = features(n, 24, 9).astype(np.float64), features(m, 24, 10, 0.3).astype(np.float64)
+    found = fid.kid(first, second, np.random.default_rng(3), subsets=7, subset_size=subset_size)
+    rng, whole = np.random.default_rng(3), max(n, m) <= subset_size
+    drawn = min(n, m) // 2 if whole else min(n, m, subset_size)
+    values = []
+    for _ in range(7):
+        rows = rng.permutation(n)[:drawn]
+        values.append(slow_mmd(first[rows], second[rows if n == m else rng.permutation(m)[:drawn]]))
+    value = slow_mmd(first, second) if whole else np.mean(values)
+    spread = 1.96 * np.sqrt(np.mean((np.array(values) - value) ** 2)) / (1 if whole else np.sqrt(7))
+    assert found.value == pytest.approx(value, rel=1e-9)
+    assert found.interval == pytest.approx((value - spread, value + spread), rel=1e-9)
+
+
 def test_kid_of_two_samples_of_one_distribution_is_about_zero_and_within_its_interval():
     inside = 0
     for seed in range(20):

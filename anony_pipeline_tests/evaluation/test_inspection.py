@@ -57,6 +57,11 @@ def test_hidden_small_and_unreadable_objects_are_out_of_scope(tmp_path):
     assert inspection.in_scope(made, Kind.PLATE).sum() == 20
 
 
+def test_plates_whose_serials_nobody_knows_count_by_size_alone(tmp_path):
+    unified = street.make_street(tmp_path, images_count=20, identities=False)
+    assert inspection.in_scope(evidence(tmp_path, unified=unified), Kind.PLATE).sum() == 20
+
+
 def test_a_generated_face_does_not_pass_to_the_letter_and_a_solid_one_does(tmp_path):
     made = evidence(tmp_path)
     name = "nothing that is recognized as a face"
