@@ -48,6 +48,7 @@ class Appearance:
         blur_sigmas: Along x and along y, in px of the image; they differ where something moved.
         noise_sigma: In gray levels.
         gray: Whether the photograph has no color.
+        mixed: Whether the old plate is blurred beyond what the new one may be: its ground's color is in its dark parts.
     """
 
     dark: float
@@ -58,6 +59,7 @@ class Appearance:
     blur_sigmas: tuple[float, float]
     noise_sigma: float
     gray: bool = False
+    mixed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,7 +271,8 @@ def estimate(
         return Appearance(0.5 * mean, mean, gray, gray, (0.0, 0.0), (0.5, 0.5), noise(values, around), is_gray(image))
     measured = levels(image, inside)
     most = max(MAX_BLUR * height_px, MAX_BLUR_PX)
-    blur_x, blur_y = (min(sigma, most) for sigma in blurs_that_match(luma(drawn), values, inside, around))
+    sigmas = blurs_that_match(luma(drawn), values, inside, around)
+    blur_x, blur_y = (min(sigma, most) for sigma in sigmas)
     if measured.light >= CLIPPED:
         dark, light, blur_x = unclipped(luma(drawn), values, inside, most)
         measured, blur_y = replace(measured, dark=dark, light=light), blur_x
@@ -284,6 +287,7 @@ def estimate(
         (blur_x, blur_y),
         grain,
         is_gray(image),
+        max(sigmas) > most,
     )
 
 
@@ -308,8 +312,7 @@ def apply_light(drawn: np.ndarray, look: Appearance, inside: np.ndarray, positio
     gain = max(light - look.dark, 6.0) / max(own.light - own.dark, 6.0)
     if look.light < CLIPPED:
         gain = min(gain, MAX_GAIN)
-    # Haze over the characters has a color between white and the light's; what goes beyond is the characters' own.
-    haze = np.clip(_relative(look.dim), np.minimum(cast, 1), np.maximum(cast, 1))
+    haze = _haze(look, own, cast)
     plane = 1 + look.tilt[0] * position[..., :1] + look.tilt[1] * position[..., 1:]
     return (look.dark * haze + (drawn - own.dark) * gain * cast) * np.clip(plane, 0.3, 1.8)
 
@@ -329,7 +332,7 @@ def light_on(look: Appearance, own: Levels) -> tuple[np.ndarray, float]:
         ``(3,)`` factors of the channels, whose luma is 1, and the luma that the new plate's light parts have in it.
     """
     gain = (look.light - look.dark) / max(own.light - own.dark, 6.0)
-    same_style = look.dark + (own.ground - own.dark) * gain
+    same_style = look.dark * _haze(look, own, np.ones(3, np.float32)) + (own.ground - own.dark) * gain
     for paint, light in (
         (same_style, look.light),
         *((paint, look.light * own.light / (paint @ LUMA)) for paint in PAINTS),
@@ -338,6 +341,16 @@ def light_on(look: Appearance, own: Levels) -> tuple[np.ndarray, float]:
         if max(cast.max(), 1 / cast.min()) <= MAX_CAST:
             return cast / float(cast @ LUMA), float(light)
     return np.ones(3, np.float32), look.light
+
+
+def _haze(look: Appearance, own: Levels, cast: np.ndarray) -> np.ndarray:
+    """The color of what lightens the dark parts, ``(3,)`` over its luma.
+
+    It lies between white and the light's, or the ground's where blur mixes that in; what goes beyond is the old
+    characters' own color.
+    """
+    bound = cast * _relative(own.ground) if look.mixed else cast
+    return np.clip(_relative(look.dim), np.minimum(bound, 1), np.maximum(bound, 1))
 
 
 def _relative(color: np.ndarray) -> np.ndarray:
