@@ -12,8 +12,8 @@ from anony_pipeline.errors import AnonyPipelineError
 from anony_pipeline.evaluation.intervals import Interval
 
 SUBSET_SIZE = 1000
-ROWS_AT_ONCE = 1000
-"""Of a kernel: 80 MB for 10,000 samples."""
+PAIRS_AT_ONCE = 500_000
+"""Of a kernel: 4 MB, however large the sets are."""
 
 
 class Distance(NamedTuple):
@@ -103,9 +103,9 @@ def _mmd(first: np.ndarray, second: np.ndarray, rows: np.ndarray, columns: np.nd
 
 def _sums(first: np.ndarray, second: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
     """The sum of the kernel over all pairs of each subset, ``(S,)``; a part of the kernel's rows is held at a time."""
-    total = np.zeros(len(rows))
-    for start in range(0, len(first), ROWS_AT_ONCE):
-        part = slice(start, start + ROWS_AT_ONCE)
+    total, at_once = np.zeros(len(rows)), max(1, PAIRS_AT_ONCE // len(second))
+    for start in range(0, len(first), at_once):
+        part = slice(start, start + at_once)
         total += ((rows[:, part] @ _kernel(first[part] @ second.T, first.shape[1])) * columns).sum(axis=1)
     return total
 

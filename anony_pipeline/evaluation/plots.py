@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 WIDTH, HEIGHT = 460, 300
 LEFT, RIGHT, TOP, BOTTOM = 52, 108, 14, 42
-LINE_PX, LETTER_PX, LABEL_PX = 13, 6.5, 9
-"""A label's height, the width of its letters, and its distance from its point, in user units."""
+LINE_PX, LETTER_PX, LABEL_PX, DOT_PX = 13, 6.5, 9, 5
+"""A label's height, the width of its letters, its distance from its point, and a point's radius, in user units."""
 
 
 class Point(NamedTuple):
@@ -19,6 +19,15 @@ class Point(NamedTuple):
     y: float
     label: str
     ours: bool = False
+
+
+class Box(NamedTuple):
+    """A place in the plot, in user units."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
 
 
 @dataclass(frozen=True)
@@ -47,7 +56,7 @@ def span(title: str, values: Sequence[float]) -> Axis:
 
 
 def scatter(points: Sequence[Point], x: Axis, y: Axis, *, chance: float | None = None) -> str:
-    """Points with their names beside them; names that would overlap move up or down.
+    """Points with their names beside them; a name that would cover another one or a point moves.
 
     Args:
         points: What is drawn.
@@ -55,23 +64,66 @@ def scatter(points: Sequence[Point], x: Axis, y: Axis, *, chance: float | None =
         y: The vertical axis.
         chance: Draws a line at this height.
     """
-    parts = [_frame(x, y)]
+    parts, taken = [_frame(x, y)], []
     if chance is not None and y.low <= chance <= y.high:
         level = _y(chance, y)
         parts.append(f'<line class="chance" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{level:.1f}" y2="{level:.1f}"/>')
         parts.append(f'<text class="soft" x="{WIDTH - RIGHT + 4}" y="{level + 4:.1f}">a guess</text>')
+        taken = [
+            Box(LEFT, level - 1, WIDTH - RIGHT, level + 1),
+            Box(WIDTH - RIGHT + 4, level - LINE_PX / 2, WIDTH, level + LINE_PX / 2),
+        ]
     places = [(_x(point.x, x), _y(point.y, y)) for point in points]
-    heights = _spread(places, [point.label for point in points])
-    for point, place, height in zip(points, places, heights, strict=True):
+    boxes = label_boxes(places, points, taken)
+    for point, (across, down), box in zip(points, places, boxes, strict=True):
         kind = ' class="ours"' if point.ours else ""
-        label = place[0] + LABEL_PX
-        parts.append(f'<circle{kind} cx="{place[0]:.1f}" cy="{place[1]:.1f}" r="{5 if point.ours else 4}"/>')
-        if abs(height - place[1]) > LINE_PX / 2:
-            parts.append(
-                f'<line class="lead" x1="{place[0]:.1f}" y1="{place[1]:.1f}" x2="{label - 2:.1f}" y2="{height:.1f}"/>'
-            )
-        parts.append(f'<text{kind} x="{label:.1f}" y="{height + 4:.1f}">{escape(point.label)}</text>')
+        middle, leftward = (box.top + box.bottom) / 2, box.right < across
+        if abs(middle - down) > LINE_PX / 2:
+            end = box.right + 2 if leftward else box.left - 2
+            parts.append(f'<line class="lead" x1="{across:.1f}" y1="{down:.1f}" x2="{end:.1f}" y2="{middle:.1f}"/>')
+        parts.append(f'<circle{kind} cx="{across:.1f}" cy="{down:.1f}" r="{DOT_PX if point.ours else DOT_PX - 1}"/>')
+        side = f'text-anchor="end" x="{box.right:.1f}"' if leftward else f'x="{box.left:.1f}"'
+        parts.append(f'<text{kind} {side} y="{middle + 4:.1f}">{escape(point.label)}</text>')
     return _svg(parts, f"{y.title} over {x.title}")
+
+
+def label_boxes(places: Sequence[tuple[float, float]], points: Sequence[Point], taken: Sequence[Box] = ()) -> list[Box]:
+    """Where the labels stand: right or left of their points, and as little above or below as keeps all apart.
+
+    Args:
+        places: The points in user units.
+        points: Their labels; the anonymizer's choose first.
+        taken: What must not be covered either.
+
+    Returns:
+        A box a label, in the points' order. Where there is no room, a label covers something.
+    """
+    occupied = [*taken, *(Box(x - DOT_PX, y - DOT_PX, x + DOT_PX, y + DOT_PX) for x, y in places)]
+    found: dict[int, Box] = {}
+    for number in sorted(range(len(points)), key=lambda i: not points[i].ours):
+        tries = _tries(places[number], LETTER_PX * len(points[number].label), 2 * len(points) + 2)
+        found[number] = next((box for box in tries if not any(_meet(box, other) for other in occupied)), tries[0])
+        occupied.append(found[number])
+    return [found[number] for number in range(len(points))]
+
+
+def _tries(place: tuple[float, float], width: float, steps: int) -> list[Box]:
+    """The places of a label from the nearest on, all inside the plot; the one beside its point at least."""
+    x, y = place
+    sides = [(x + LABEL_PX, x + LABEL_PX + width), (x - LABEL_PX - width, x - LABEL_PX)]
+    tries = [
+        Box(left, y + shift - LINE_PX / 2, right, y + shift + LINE_PX / 2)
+        for step in range(steps)
+        for shift in sorted({-step * LINE_PX / 2, step * LINE_PX / 2})
+        for left, right in sides
+        if left >= LEFT and right <= WIDTH and TOP <= y + shift <= HEIGHT - BOTTOM
+    ]
+    return tries or [Box(sides[0][0], y - LINE_PX / 2, sides[0][1], y + LINE_PX / 2)]
+
+
+def _meet(first: Box, second: Box) -> bool:
+    across = first.left < second.right and second.left < first.right
+    return across and first.top < second.bottom and second.top < first.bottom
 
 
 def curve(points: Sequence[tuple[float, float, tuple[float, float] | None]], x: Axis, y: Axis) -> str:
@@ -101,22 +153,6 @@ def _x(value: float, axis: Axis) -> float:
 
 def _y(value: float, axis: Axis) -> float:
     return HEIGHT - BOTTOM - (value - axis.low) / (axis.high - axis.low) * (HEIGHT - TOP - BOTTOM)
-
-
-def _spread(places: Sequence[tuple[float, float]], labels: Sequence[str]) -> list[float]:
-    """Heights of labels, in the same order: beside their points, or as little above or below as keeps them apart."""
-    placed: list[tuple[float, float, float]] = []
-    for (x, y), label in zip(places, labels, strict=True):
-        end = x + LABEL_PX + LETTER_PX * len(label)
-        near = [(low, high, height) for low, high, height in placed if low < end and x < high]
-        tries = [y + sign * step * LINE_PX / 2 for step in range(2 * len(places)) for sign in (-1, 1)]
-        free = [
-            height
-            for height in tries
-            if TOP <= height <= HEIGHT - BOTTOM and all(abs(height - other) >= LINE_PX for _, _, other in near)
-        ]
-        placed.append((x, end, free[0] if free else y))
-    return [height for _, _, height in placed]
 
 
 def _frame(x: Axis, y: Axis) -> str:

@@ -1,6 +1,8 @@
 import itertools
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from anony_pipeline.errors import AnonyPipelineError
 from anony_pipeline.evaluation import comparison, plots, report, scorecard
@@ -61,14 +63,51 @@ def test_the_history_holds_comparable_checkpoints_alone_by_step(tmp_path):
     assert "<polyline" not in report.render(newest)
 
 
-def test_labels_of_a_plot_never_overlap_and_stay_inside():
-    points = [(100.0, 200.0 + number) for number in range(8)] + [(300.0, 200.0)]
-    heights = plots._spread(points, ["pixelate"] * 9)
-    apart = sorted(heights[:8])
-    assert all(b - a >= plots.LINE_PX for a, b in itertools.pairwise(apart))
-    assert heights[8] == 200
-    assert min(heights) >= plots.TOP
-    assert max(heights) <= plots.HEIGHT - plots.BOTTOM
+def labels_of(places, names, taken=()):
+    points = [plots.Point(0, 0, name, ours=name == "ours") for name in names]
+    return plots.label_boxes(places, points, taken)
+
+
+def apart(first, second):
+    return (
+        first.right <= second.left
+        or second.right <= first.left
+        or first.bottom <= second.top
+        or second.bottom <= first.top
+    )
+
+
+@given(
+    st.lists(
+        st.tuples(st.floats(plots.LEFT, plots.WIDTH - plots.RIGHT), st.floats(plots.TOP, plots.HEIGHT - plots.BOTTOM)),
+        min_size=1,
+        max_size=8,
+    )
+)
+def test_no_label_covers_another_one_or_a_point_of_another(places):
+    boxes = labels_of(places, ["other_face"] * len(places))
+    for (one, box), (other, beside) in itertools.combinations(enumerate(boxes), 2):
+        assert apart(box, beside), (one, other)
+    for number, box in enumerate(boxes):
+        assert box.left >= plots.LEFT
+        assert box.right <= plots.WIDTH
+        for other, (x, y) in enumerate(places):
+            dot = plots.Box(x - plots.DOT_PX, y - plots.DOT_PX, x + plots.DOT_PX, y + plots.DOT_PX)
+            assert apart(box, dot), (number, other)
+
+
+def test_a_label_stands_beside_its_point_where_there_is_room_and_ours_chooses_first():
+    (box,) = labels_of([(200, 100)], ["blur"])
+    assert (box.left, (box.top + box.bottom) / 2) == (200 + plots.LABEL_PX, 100)
+    first, ours = labels_of([(200, 100), (200, 100)], ["blur", "ours"])
+    assert (ours.top + ours.bottom) / 2 == 100
+    assert apart(first, ours)
+
+
+def test_a_label_does_not_stand_on_the_line_of_chance():
+    line = plots.Box(plots.LEFT, 99, plots.WIDTH - plots.RIGHT, 101)
+    (box,) = labels_of([(200, 100)], ["blur"], [line])
+    assert apart(box, line)
 
 
 def test_a_plot_escapes_its_labels():

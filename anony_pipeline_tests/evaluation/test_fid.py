@@ -77,7 +77,7 @@ def slow_mmd(first, second):
     ids=["whole pairs", "whole", "subsets of pairs", "subsets"],
 )
 def test_kid_of_all_subsets_at_once_is_that_of_each_by_itself(monkeypatch, n, m, subset_size):
-    monkeypatch.setattr(fid, "ROWS_AT_ONCE", 32)
+    monkeypatch.setattr(fid, "PAIRS_AT_ONCE", 1500)
     first, second = features(n, 24, 9).astype(np.float64), features(m, 24, 10, 0.3).astype(np.float64)
     found = fid.kid(first, second, np.random.default_rng(3), subsets=7, subset_size=subset_size)
     rng, whole = np.random.default_rng(3), max(n, m) <= subset_size
