@@ -715,7 +715,7 @@ class FigureMaker:
         return detection.average_precision(
             [image for image in self.evidence.images if image["id"] in numbers],
             [annotation for annotation in self.evidence.annotations if annotation["image_id"] in numbers],
-            detection.as_results(np.asarray(observed.detections[panel])),
+            np.asarray(observed.detections[panel]),
             categories=sorted(CATEGORY_IDS[kind] for kind in self.evidence.detects[panel]),
             max_detections=max_detections,
         )

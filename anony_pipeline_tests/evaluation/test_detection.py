@@ -47,7 +47,7 @@ def reference(records, annotations, found, max_detections):
         truth.dataset = {"images": records, "annotations": annotations, "categories": [{"id": 1}, {"id": 2}]}
         truth.createIndex()
         judge = COCOeval(truth, truth.loadRes(found), "bbox")
-        judge.params.maxDets = [1, 10, max_detections]
+        judge.params.maxDets = [max_detections] * 3
         judge.evaluate()
         judge.accumulate()
     precision = judge.eval["precision"][:, :, :, 0, -1]
