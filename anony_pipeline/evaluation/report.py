@@ -66,12 +66,15 @@ TITLES = {
     REAL_HALVES: "originals, half against half",
     "none": "none (the originals)",
 }
+GIVEN = "the folder's images"
 SHEET_CELL_HW = (64, 192)
 PICTURED = ("none", f"{ANONYMIZER}/detected", "base", "fit", "blur", "other_face")
 
 
-def title_of(row: Row) -> str:
-    """What a row is called in tables."""
+def title_of(row: Row, kind: str = "checkpoint") -> str:
+    """What a row is called in tables, by what was judged: a checkpoint, or a folder of anybody's images."""
+    if kind == "folder" and row.method == ANONYMIZER:
+        return GIVEN
     return TITLES.get(f"{row.method}/{row.boxes}", TITLES.get(row.method, row.method))
 
 
@@ -97,7 +100,7 @@ def scorecard_table(card: Scorecard) -> Table:
         table.add_column(f"{METRICS[name].title} {arrow}", justify="right")
     for row in overall_rows(card):
         cells = [_plain(row.figures.get(name)) for name in HEADLINE]
-        table.add_row(title_of(row), *cells, style="bold" if row.method == ANONYMIZER else None)
+        table.add_row(title_of(row, card.subject.kind), *cells, style="bold" if row.method == ANONYMIZER else None)
     return table
 
 
@@ -148,7 +151,8 @@ def render(card: Scorecard, pictures: Sequence[Shown] = (), history: Sequence[Sc
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    environment.globals.update(number=number, title_of=title_of, metrics=METRICS, arrowed=_with_arrow)
+    titles = partial(title_of, kind=card.subject.kind)
+    environment.globals.update(number=number, title_of=titles, metrics=METRICS, arrowed=_with_arrow)
     slices = sorted({row.slice for row in card.rows} - {OVERALL})
     return environment.get_template("report.html.j2").render(
         card=card,
@@ -205,7 +209,8 @@ def _trade_off(card: Scorecard, metrics: tuple[str, str]) -> str:
         first, second = (row.figures.get(name) for name in metrics)
         if first is None or second is None or first.value is None or second.value is None:
             continue
-        name = {"anonymizer/detected": "end to end", "anonymizer/ground_truth": "given boxes"}.get(
+        whole = GIVEN if card.subject.kind == "folder" else "end to end"
+        name = {"anonymizer/detected": whole, "anonymizer/ground_truth": "given boxes"}.get(
             f"{row.method}/{row.boxes}", row.method
         )
         points.append(plots.Point(first.value, second.value, name, row.method == ANONYMIZER))

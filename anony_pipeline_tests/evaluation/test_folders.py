@@ -70,6 +70,8 @@ def test_two_folders_and_boxes_give_a_scorecard_and_a_page_without_a_checkpoint(
     assert str(root / "anonymized") in card.command
     page = (root / "output" / "report" / "index.html").read_text()
     assert "data:image/" not in page
+    assert "the folder&#39;s images" in page or "the folder's images" in page
+    assert "anonymizer, end to end" not in page
 
 
 def test_a_lossy_copy_of_the_originals_is_not_taken_for_anonymized(copy, monkeypatch):
