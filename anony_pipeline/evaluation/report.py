@@ -153,7 +153,8 @@ def render(card: Scorecard, pictures: Sequence[Shown] = (), history: Sequence[Sc
     )
     titles = partial(title_of, kind=card.subject.kind)
     environment.globals.update(number=number, title_of=titles, metrics=METRICS, arrowed=_with_arrow)
-    slices = sorted({row.slice for row in card.rows} - {OVERALL})
+    # In the scorecard's order: small regions before large ones.
+    slices = [name for name in dict.fromkeys(row.slice for row in card.rows) if name != OVERALL]
     return environment.get_template("report.html.j2").render(
         card=card,
         headline=HEADLINE,
