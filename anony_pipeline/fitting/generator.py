@@ -1,7 +1,8 @@
 """Train the demo's base generator once, on procedural crops alone: one step from noise to a face of nobody.
 
 The first third of the steps learns by pixel distances alone; then an adversary and its features take over, and the
-pixel distance stays full on plates, whose target is known, and low on faces, of which many would do.
+pixel distance stays full on plates, whose target is known, and low on faces, of which many would do: neither the
+original's, nor the same for every noise, as a recognizer has it.
 """
 
 import copy
@@ -19,12 +20,14 @@ import torch.nn.functional as F
 from torch import nn
 
 from anony_pipeline.config.schema import Generator as GeneratorSettings
+from anony_pipeline.fitting import augmentation
 from anony_pipeline.fitting.generator_crops import Crops, render_crops
 from anony_pipeline.losses import adversarial, perceptual, reconstruction
 from anony_pipeline.models import weights
 from anony_pipeline.models.demo_pipeline import build_demo_pipeline
 from anony_pipeline.models.discriminator import Discriminator
 from anony_pipeline.models.generator import LAST_TIMESTEP, SHIPPED_UNET, Generator
+from anony_pipeline.models.recognizer import BOX_CONTEXT, BOX_SHIFT, INPUT_SIZE
 from anony_pipeline.ops import images
 from anony_pipeline.runtime.progress import log
 from anony_pipeline.runtime.seeding import numpy_generator, seed_for
@@ -45,9 +48,10 @@ DISCRIMINATOR_LEARNING_RATE = 2e-4
 EMA_DECAY = 0.999
 R1_EVERY = 16
 R1_WEIGHT = 5.0
-# Share of a batch that is there twice, with other noise: the pairs that must differ (see `_sameness`).
+# Share of a batch that is there twice, with other noise: the pairs that must differ (see `_likeness`).
 TWIN_SHARE = 0.25
-TWIN_DISTANCE = 0.06
+STRANGERS = 0.2
+"""Cosine up to which two faces count as two people's; the mean of strangers is 0, but hair and skin stay alike."""
 MASK_GROWTH = (1.1, 1.4)
 CROPS = {Kind.FACE: 27_000, Kind.PLATE: 13_000}
 
@@ -60,14 +64,16 @@ class Mix:
     edges: float
     features: float
     adversary: float
-    sameness: float
+    likeness: float
 
 
-BEGINNING = Mix(pixel=1.0, edges=1.0, features=0.0, adversary=0.0, sameness=0.0)
+BEGINNING = Mix(pixel=1.0, edges=1.0, features=0.0, adversary=0.0, likeness=0.0)
 LATER = {
-    Kind.FACE: Mix(pixel=0.2, edges=0.1, features=0.6, adversary=0.5, sameness=0.15),
-    Kind.PLATE: Mix(pixel=1.0, edges=0.5, features=0.4, adversary=0.2, sameness=0.0),
+    Kind.FACE: Mix(pixel=0.1, edges=0.05, features=0.3, adversary=0.6, likeness=0.3),
+    Kind.PLATE: Mix(pixel=1.0, edges=0.5, features=0.4, adversary=0.2, likeness=0.0),
 }
+TURNS = (Kind.FACE, Kind.FACE, Kind.PLATE)
+"""Whose step it is: a plate's anchor gives most of the plate, a face has none."""
 PLATE_STRENGTHS = (0.02, 0.6)
 """Of the anchors' noise, as ``plate_text_anchor_strength``; above, no text that is not drawn again survives."""
 
@@ -80,6 +86,7 @@ class Batch:
         kind: Of all of them.
         images: ``(N, 3, H, W)`` in ``[-1, 1]``; the last ones repeat the first, as many as there are twins.
         masks: ``(N, 1, H, W)``, 0 or 1.
+        boxes: ``(N, 4)`` xyxy in pixels.
         anchors: ``(N, 3, H, W)`` in ``[-1, 1]`` of plates; None for faces.
         twins: How many crops are there twice.
     """
@@ -87,6 +94,7 @@ class Batch:
     kind: Kind
     images: torch.Tensor
     masks: torch.Tensor
+    boxes: torch.Tensor
     anchors: torch.Tensor | None
     twins: int
 
@@ -135,15 +143,21 @@ class _Store:
     ) -> Batch:
         device = self.images.device
         index = index.to(device, non_blocking=True)
-        masks = _box_masks(self.boxes[index], growth, shift, (self.images.shape[1], self.images.shape[2]))
+        boxes = self.boxes[index]
+        masks = _box_masks(boxes, growth, shift, (self.images.shape[1], self.images.shape[2]))
         exposure = torch.from_numpy(gains[:, :1] * gains[:, 1:]).float().to(device, non_blocking=True)[..., None, None]
-        flipped = torch.from_numpy(flips).to(device, non_blocking=True)[:, None, None, None]
+        turned = torch.from_numpy(flips).to(device, non_blocking=True)
+        flipped = turned[:, None, None, None]
+        mirrored = torch.stack(
+            [self.images.shape[2] - boxes[:, 2], boxes[:, 1], self.images.shape[2] - boxes[:, 0], boxes[:, 3]], 1
+        )
         pictures = _pixels(self.images[index], exposure)
         anchors = None if self.anchors is None else _pixels(self.anchors[index], exposure)
         return Batch(
             self.kind,
             torch.where(flipped, pictures.flip(3), pictures),
             torch.where(flipped, masks.flip(3), masks),
+            torch.where(turned[:, None], mirrored, boxes),
             anchors,
             twins,
         )
@@ -152,7 +166,9 @@ class _Store:
 class _Trainer:
     """All that learns, and one step of it."""
 
-    def __init__(self, steps: int, seed: int, device: torch.device, former: Path | None = None) -> None:
+    def __init__(
+        self, steps: int, seed: int, device: torch.device, recognizer: nn.Module, former: Path | None = None
+    ) -> None:
         torch.manual_seed(seed_for(seed, "generator/weights"))
         self.steps, self.seed, self.device = steps, seed, device
         self.began_with = None if former is None else manifests.sha256_of(former)
@@ -160,6 +176,7 @@ class _Trainer:
         if former is not None:
             weights.load_into(self.generator.unet, weights.load_safetensors(former), former)
         self.unet = self.generator.unet.requires_grad_(True).train()
+        self.recognizer = recognizer.to(device).requires_grad_(False).eval()
         self.discriminator = Discriminator(channels=48).to(device)
         if device.type == "cuda":
             self.unet.to(memory_format=torch.channels_last)
@@ -260,11 +277,12 @@ class _Trainer:
             )
         if mix.adversary:
             yield "adversary", adversarial.generator_loss(self.discriminator(outputs, batch.masks, batch.kind))
-        if mix.sameness and batch.twins:
-            yield "sameness", _sameness(outputs, batch)
+        if mix.likeness and batch.twins:
+            randomness = torch.Generator(self.device).manual_seed(seed_for(self.seed, "generator/likeness", self.step))
+            yield "likeness", _likeness(outputs, batch, self.recognizer, randomness)
 
     def _train_discriminator(self, fakes: torch.Tensor, batch: Batch) -> dict[str, torch.Tensor]:
-        penalize = self.step % R1_EVERY < 2  # both kinds take turns, so both are penalized
+        penalize = self.step % R1_EVERY < len(TURNS)  # every kind has its turn, so all are penalized
         real = batch.images.detach().requires_grad_(penalize)
         real_scores = self.discriminator(real, batch.masks, batch.kind)
         fake_scores = self.discriminator(fakes, batch.masks, batch.kind)
@@ -320,9 +338,9 @@ def fit_generator(
     *,
     steps: int,
     seed: int,
-    device: str,
     out: Path,
     work: Path,
+    recognizer: nn.Module,
     batch_size: int = 64,
     crops: Mapping[Kind, int] = CROPS,
     former: Path | None = None,
@@ -330,12 +348,13 @@ def fit_generator(
     """Train the base UNet and write its moving average as fp16 safetensors; a broken run goes on where it was saved.
 
     Args:
-        steps: Faces and plates take turns.
+        steps: Faces and plates take turns (`TURNS`).
         seed: Of crops, weights and noise.
-        device: ``cpu`` or ``cuda``.
         out: Folder of ``generator_unet.safetensors`` and of a picture of validation crops before and after.
         work: Folder of rendered crops and training state, from which a run of the same steps, seed and beginning goes
             on; can be removed when all is done.
+        recognizer: ``(N, 3, 112, 112)`` in ``[-1, 1]`` -> ``(N, D)``: who must not be seen in faces, see `_likeness`;
+            on the device that trains.
         batch_size: Crops a step.
         crops: How many of each kind are rendered; a face's is about 50 kB, a plate's 75 kB.
         former: Weights of a former training to begin with in place of random ones.
@@ -345,13 +364,13 @@ def fit_generator(
     """
     begin = time.monotonic()
     rendered = render_crops(work / "crops", count=crops, seed=seed)
-    trainer = _Trainer(steps, seed, torch.device(device), former)
+    trainer = _Trainer(steps, seed, next(recognizer.parameters()).device, recognizer, former)
     state_file = work / STATE
     if state_file.exists():
-        state = torch.load(state_file, map_location=device, weights_only=True)
+        state = torch.load(state_file, map_location=trainer.device, weights_only=True)
         if (state["steps"], state["seed"], state["began_with"]) == (steps, seed, trainer.began_with):
             trainer.resume(state)
-    stores = [_Store(rendered, kind, trainer.device) for kind in Kind]
+    stores = {kind: _Store(rendered, kind, trainer.device) for kind in Kind}
     chosen = torch.backends.cudnn.benchmark
     # Two shapes alternate over thousands of steps: looking for the fastest convolutions once pays.
     torch.backends.cudnn.benchmark = True
@@ -372,13 +391,13 @@ def fit_generator(
     }
 
 
-def _train(trainer: _Trainer, stores: list[_Store], batch_size: int, state_file: Path) -> None:
+def _train(trainer: _Trainer, stores: Mapping[Kind, _Store], batch_size: int, state_file: Path) -> None:
     said = saved = time.monotonic()
     losses: dict[str, dict[str, torch.Tensor]] = {}
     first = trainer.step
     began = said
     while trainer.step < trainer.steps:
-        store = stores[trainer.step % len(stores)]
+        store = stores[TURNS[trainer.step % len(TURNS)]]
         batch = store.draw(batch_size, numpy_generator(trainer.seed, "generator/batch", trainer.step))
         losses[store.kind.value] = trainer.train_step(batch)
         now = time.monotonic()
@@ -403,12 +422,12 @@ def _save_state(trainer: _Trainer, path: Path) -> None:
 
 
 @torch.no_grad()
-def _validate(trainer: _Trainer, stores: list[_Store], preview: Path) -> dict[str, float]:
+def _validate(trainer: _Trainer, stores: Mapping[Kind, _Store], preview: Path) -> dict[str, float]:
     """Pixel distances of the averaged generator on held-out crops, and a picture: original, masked, two fillings."""
     generator = trainer.generator
     trained, generator.unet = generator.unet, trainer.ema.eval()
     facts, sheets = {}, []
-    for store in stores:
+    for store in stores.values():
         batch = store.validation(48)
         rng = torch.Generator().manual_seed(seed_for(trainer.seed, "generator/validation"))
         shape = generator.noise_shape(len(batch.images), (batch.images.shape[2], batch.images.shape[3]))
@@ -455,17 +474,37 @@ def _pixels(crops: torch.Tensor, exposure: torch.Tensor) -> torch.Tensor:
     return (crops.permute(0, 3, 1, 2).float() / 255 * exposure).clamp(0, 1) * 2 - 1
 
 
-def _sameness(outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
-    """Punish twins, one crop under two noises, that are alike: ignoring its noise, a generator draws one face for all.
+def _likeness(outputs: torch.Tensor, batch: Batch, recognizer: nn.Module, randomness: torch.Generator) -> torch.Tensor:
+    """Punish faces in which a recognizer finds the original's person, or in two of one crop the same person.
 
-    After Mao et al., Mode Seeking Generative Adversarial Networks, 2019, equation 3; with a bound in place of the
-    quotient, and on averages over 4 x 4 pixels, so that grain does not count as difference.
+    Ignoring its noise, a generator draws one face for all. Pixels that differ, as Mao et al., Mode Seeking Generative
+    Adversarial Networks, 2019, ask for, don't make different people. The recognizer sees each face a little moved and
+    coarsened, so that no pattern that only it sees will do.
     """
-    first, second = outputs[: batch.twins], outputs[-batch.twins :]
-    masks = F.avg_pool2d(batch.masks[: batch.twins], 4)
-    difference = (F.avg_pool2d(first, 4) - F.avg_pool2d(second, 4)).abs() * masks
-    distance = difference.sum(dim=(1, 2, 3)) / (3 * masks.sum(dim=(1, 2, 3))).clamp(min=1)
-    return F.relu(TWIN_DISTANCE - distance).mean()
+    count = batch.twins
+    shown = torch.cat([batch.images[:count], outputs[:count], outputs[-count:]])
+    boxes = torch.cat([batch.boxes[:count], batch.boxes[:count], batch.boxes[-count:]])
+    size = (INPUT_SIZE, INPUT_SIZE)
+    matrices = augmentation.jitter(_by_box(boxes), size, randomness, scale=0.1, turn=0.1, shift=0.05)
+    # In random order, because `coarsen` treats neighbors alike.
+    order = torch.randperm(3 * count, generator=randomness, device=shown.device)
+    crops, _ = augmentation.coarsen(augmentation.warp(shown, matrices, size)[order], randomness, lowest=0.4)
+    vectors = F.normalize(recognizer(crops).float())[order.argsort()]
+    original, first, second = vectors.chunk(3)
+    pairs = torch.stack([(first * second).sum(1), (original * first).sum(1), (original * second).sum(1)])
+    return F.relu(pairs - STRANGERS).mean()
+
+
+def _by_box(boxes: torch.Tensor) -> torch.Tensor:
+    """The ``(N, 2, 3)`` matrices of `models.recognizer.alignment` by ``(N, 4)`` boxes."""
+    edge = (boxes[:, 2:] - boxes[:, :2]).amax(dim=1) * BOX_CONTEXT
+    corner = (boxes[:, :2] + boxes[:, 2:] - edge[:, None]) / 2
+    corner[:, 1] += BOX_SHIFT * edge
+    scale = INPUT_SIZE / edge
+    matrices = boxes.new_zeros(len(boxes), 2, 3)
+    matrices[:, 0, 0] = matrices[:, 1, 1] = scale
+    matrices[:, :, 2] = -corner * scale[:, None]
+    return matrices
 
 
 def _learning_rate(step: int, steps: int, highest: float) -> float:

@@ -17,6 +17,8 @@ from anony_pipeline.config.schema import Streetscape
 from anony_pipeline.datasets.streetscape import people, vehicles, writer
 from anony_pipeline.fitting.loop import Progress
 from anony_pipeline.ops import images
+from anony_pipeline.plates.finish import Finish
+from anony_pipeline.plates.styles import load_styles
 from anony_pipeline.runtime import seeding
 from anony_pipeline.runtime.progress import track
 from anony_pipeline.storage import atomic
@@ -25,6 +27,7 @@ from anony_pipeline.structures.regions import CATEGORY_IDS, Kind
 FACE_PX, RENDERED_PX = 128, 192
 PLATE_HW = (80, 240)
 FAMILY: Literal["base"] = "base"
+STANDARD_SHARE, FINISHED_SHARE = 0.7, 0.6
 
 
 @dataclass(frozen=True)
@@ -48,10 +51,18 @@ class Faces:
 
 @dataclass(frozen=True)
 class Plates:
-    """Rendered plates: ``images`` (N, 80, 240, 3) uint8, their serials, and ``heights`` (N,) in px as photographed."""
+    """Rendered plates.
+
+    Attributes:
+        images: ``(N, 80, 240, 3)`` uint8 RGB, each stretched to this size.
+        serials: Their texts.
+        rows: ``(N,)`` how many rows each text stands in.
+        heights: ``(N,)`` of a row in px as photographed, the plate's height over its rows.
+    """
 
     images: np.ndarray
     serials: list[str]
+    rows: np.ndarray
     heights: np.ndarray
 
 
@@ -124,20 +135,30 @@ def render_plates(count: int, cache: Path, *, seed: int, progress: Progress = tr
     return Plates(
         np.concatenate([part["images"] for part in parts]),
         [serial for part in parts for serial in part["serials"].tolist()],
+        np.concatenate([part["rows"] for part in parts]),
         np.concatenate([part["heights"] for part in parts]),
     )
 
 
 def _plates_job(job: tuple[list[int], int]) -> dict[str, np.ndarray]:
     numbers, seed = job
-    crops = [
-        vehicles.render_plate_crop(seeding.numpy_generator(seed, "plate", number), family=FAMILY) for number in numbers
-    ]
+    drawn = [_plate(seeding.numpy_generator(seed, "plate", number)) for number in numbers]
     return {
-        "images": np.stack([images.resize(crop.image, PLATE_HW) for crop in crops]),
-        "serials": np.array([crop.serial for crop in crops]),
-        "heights": np.array([crop.height_px for crop in crops], np.float32),
+        "images": np.stack([images.resize(crop.image, PLATE_HW) for crop, _ in drawn]),
+        "serials": np.array([crop.serial for crop, _ in drawn]),
+        "rows": np.array([rows for _, rows in drawn]),
+        "heights": np.array([crop.height_px / rows for crop, rows in drawn], np.float32),
     }
+
+
+def _plate(rng: np.random.Generator) -> tuple[vehicles.PlateCrop, int]:
+    """A plate of any style, mostly in its standard shape, flat as scenes have it or finished as streets have it."""
+    styles = load_styles()
+    style = styles[str(rng.choice(list(styles)))]
+    shapes = list(style.shapes.values())
+    shape = shapes[0] if rng.random() < STANDARD_SHARE else shapes[int(rng.integers(len(shapes)))]
+    finish = Finish.sample(rng) if rng.random() < FINISHED_SHARE else None
+    return vehicles.render_plate_crop(rng, FAMILY, shape, finish), shape.serial.rows
 
 
 def render_scenes(count: int, cache: Path, *, seed: int, progress: Progress = track) -> Scenes:

@@ -78,7 +78,10 @@ class PlateNet(nn.Module):
     """A convolutional recurrent network (Shi et al., "An end-to-end trainable neural network for image-based sequence
     recognition", arXiv:1507.05717), small.
 
-    ``forward``: ``(N, 1, 64, W)`` gray in ``[-1, 1]`` -> ``(N, W / 4, classes)`` logits, class 0 the CTC blank.
+    The upper half is read before the lower one, so that a plate of two rows is read in order; what stands in one row is
+    told once, by whichever half.
+
+    ``forward``: ``(N, 1, 64, W)`` gray in ``[-1, 1]`` -> ``(N, W / 2, classes)`` logits, class 0 the CTC blank.
     """  # noqa: D205 - the paper's title needs the line
 
     def __init__(
@@ -92,15 +95,16 @@ class PlateNet(nn.Module):
             *_block(3 * channels // 4, 3 * channels // 4, (2, 1)),
             *_block(3 * channels // 4, channels, (2, 1)),
         )
-        # Four rows are left: a learned sum over them, so that two-line plates are not averaged away.
-        self.rows = nn.Conv2d(channels, channels, (4, 1), bias=False)
-        self.normalize = nn.BatchNorm2d(channels)
+        # Four rows of features are left: two learned sums over them, one for each row of text.
+        self.rows = nn.Conv2d(channels, 2 * channels, (4, 1), bias=False)
+        self.normalize = nn.BatchNorm2d(2 * channels)
         self.sequence = nn.LSTM(channels, hidden, bidirectional=True, batch_first=True)
         self.classify = nn.Linear(2 * hidden, classes)
 
     def forward(self, gray: torch.Tensor) -> torch.Tensor:
         """See the class."""
-        columns = F.relu(self.normalize(self.rows(self.features(gray)))).squeeze(2).transpose(1, 2)
+        upper, lower = F.relu(self.normalize(self.rows(self.features(gray)))).squeeze(2).chunk(2, dim=1)
+        columns = torch.cat([upper, lower], dim=2).transpose(1, 2)
         return self.classify(self.sequence(columns)[0])
 
 
@@ -111,7 +115,7 @@ class HeldOutPlateNet(nn.Module):
     character".
     """
 
-    def __init__(self, channels: int = 128) -> None:
+    def __init__(self, channels: int = 160) -> None:
         super().__init__()
         self.features = nn.Sequential(
             nn.Conv2d(3, 24, 5, stride=2, padding=2, bias=False),
@@ -140,7 +144,7 @@ class HeldOutPlateNet(nn.Module):
 
 
 class ReaderTwin(nn.Module):
-    """The first reader for losses: ``(N, 3, 64, 192)`` in ``[-1, 1]`` -> ``(48, N, 37)`` log-probabilities.
+    """The first reader for losses: ``(N, 3, 64, 192)`` in ``[-1, 1]`` -> ``(96, N, 37)`` log-probabilities.
 
     The blank comes first, as `torch.nn.functional.ctc_loss` expects with ``blank=0``.
     """

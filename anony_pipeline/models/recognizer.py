@@ -130,15 +130,15 @@ class ArcFaceNet(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        blocks = [(48, 2), (48, 1), (64, 2), (64, 1), (64, 1), (96, 2), (96, 1), (96, 1)]
+        blocks = [(48, 2), (48, 1), (48, 1), (96, 2), *[(96, 1)] * 3, (160, 2), (160, 1), (160, 1)]
         layers: list[nn.Module] = [_conv(3, 32, 3, 2), _conv(32, 32, 3, 1, groups=32)]
         channels = 32
         for outputs, stride in blocks:
             layers.append(_Bottleneck(channels, outputs, stride, widening=3))
             channels = outputs
-        self.features = nn.Sequential(*layers, _conv(channels, 256, 1))
-        self.place = nn.Sequential(nn.Conv2d(256, 256, 7, groups=256, bias=False), nn.BatchNorm2d(256))
-        self.embedding = nn.Sequential(nn.Linear(256, EMBEDDING, bias=False), nn.BatchNorm1d(EMBEDDING))
+        self.features = nn.Sequential(*layers, _conv(channels, 384, 1))
+        self.place = nn.Sequential(nn.Conv2d(384, 384, 7, groups=384, bias=False), nn.BatchNorm2d(384))
+        self.embedding = nn.Sequential(nn.Linear(384, EMBEDDING, bias=False), nn.BatchNorm1d(EMBEDDING))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """See the class."""
@@ -180,14 +180,16 @@ class HeldOutFaceNet(nn.Module):
             nn.Conv2d(3, 24, 5, 2, 2, bias=False),
             nn.BatchNorm2d(24),
             nn.ReLU(),
-            _Residual(24, 24, 1),
-            _Residual(24, 40, 2),
-            _Residual(40, 64, 2),
-            _Residual(64, 96, 2),
-            nn.BatchNorm2d(96),
+            _Residual(24, 32, 2),
+            _Residual(32, 32, 1),
+            _Residual(32, 80, 2),
+            _Residual(80, 80, 1),
+            _Residual(80, 144, 2),
+            _Residual(144, 144, 1),
+            nn.BatchNorm2d(144),
         )
         # A mean over each of 2 x 2 quarters keeps where things are, as far as that tells people apart.
-        self.embedding = nn.Sequential(nn.Linear(4 * 96, EMBEDDING, bias=False), nn.BatchNorm1d(EMBEDDING))
+        self.embedding = nn.Sequential(nn.Linear(4 * 144, EMBEDDING, bias=False), nn.BatchNorm1d(EMBEDDING))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """See the class."""
@@ -216,10 +218,34 @@ def export_onnx(network: nn.Module, path: Path) -> None:
         output_names=["embedding"],
         dynamic_axes={"input": {0: "batch"}, "embedding": {0: "batch"}},
         opset_version=17,
+        # In evaluation the exporter would fold normalization into convolutions, and other numbers than the module's
+        # were stored; ONNX Runtime folds them when it loads.
+        training=torch.onnx.TrainingMode.PRESERVE,
+        do_constant_folding=False,
         # The newer exporter needs onnxscript, which this package does not.
         dynamo=False,
     )
+    _store_in_half(part)
     part.replace(path)
+
+
+def _store_in_half(path: Path) -> None:
+    """Keep as fp16 what fp16 holds exactly, and cast it when it is loaded: half the file and the same numbers."""
+    import onnx  # noqa: PLC0415 - a judge needs ONNX Runtime alone
+
+    model = onnx.load(str(path))
+    graph, casts = model.graph, []
+    for constant in graph.initializer:
+        values = onnx.numpy_helper.to_array(constant)
+        if values.dtype != np.float32 or not np.array_equal(values.astype(np.float16).astype(np.float32), values):
+            continue
+        name = constant.name
+        constant.CopyFrom(onnx.numpy_helper.from_array(values.astype(np.float16), f"{name}.half"))
+        casts.append(onnx.helper.make_node("Cast", [f"{name}.half"], [name], to=onnx.TensorProto.FLOAT))
+    nodes = [*casts, *graph.node]
+    graph.ClearField("node")
+    graph.node.extend(nodes)
+    onnx.save(model, str(path))
 
 
 class OnnxRecognizer:
@@ -350,19 +376,28 @@ def load_recognizer_twin(
     import onnx2torch  # noqa: PLC0415
 
     path = recognizer_file(which, weights_dir=weights_dir, offline=offline)
-    model = _without_aliases(onnx.load(str(path)))
+    model = _with_plain_constants(onnx.load(str(path)))
     size = model.graph.input[0].type.tensor_type.shape.dim[2].dim_value
     return RecognizerTwin(onnx2torch.convert(model).eval().requires_grad_(False), size).to(device).eval()
 
 
-def _without_aliases(model: Any) -> Any:  # noqa: ANN401 - an onnx.ModelProto, imported where it is needed
-    """Point nodes at constants themselves: onnx2torch can't follow the Identity nodes that merge equal ones."""
-    constants = {constant.name for constant in model.graph.initializer}
-    aliases = {
-        node.output[0]: node.input[0]
-        for node in model.graph.node
-        if node.op_type == "Identity" and node.input[0] in constants
-    }
+def _with_plain_constants(model: Any) -> Any:  # noqa: ANN401 - an onnx.ModelProto, imported where it is needed
+    """Let nodes read constants themselves: onnx2torch can't follow nodes that merge equal ones or cast stored ones."""
+    import onnx  # noqa: PLC0415
+
+    constants = {constant.name: constant for constant in model.graph.initializer}
+    aliases = {}
+    for node in list(model.graph.node):
+        constant = constants.get(node.input[0]) if node.input else None
+        if constant is None or node.op_type not in ("Identity", "Cast"):
+            continue
+        if node.op_type == "Cast":
+            wanted = onnx.helper.tensor_dtype_to_np_dtype(node.attribute[0].i)
+            values = onnx.numpy_helper.to_array(constant).astype(wanted)
+            model.graph.initializer.append(onnx.numpy_helper.from_array(values, node.output[0]))
+        else:
+            aliases[node.output[0]] = constant.name
+        model.graph.node.remove(node)
     for node in model.graph.node:
         node.input[:] = [aliases.get(name, name) for name in node.input]
     return model

@@ -10,6 +10,7 @@ from anony_pipeline.fitting import generator as fitting
 from anony_pipeline.fitting import generator_crops
 from anony_pipeline.fitting.generator_crops import FIRST_PERSON, face_crop, plate_crop, render_crops
 from anony_pipeline.models.demo_pipeline import build_demo_unet
+from anony_pipeline.models.recognizer import ArcFaceNet, alignment, load_recognizer_twin
 from anony_pipeline.ops.masks import region_mask
 from anony_pipeline.storage.manifests import sha256_of
 from anony_pipeline.structures.regions import Kind, Region
@@ -32,7 +33,8 @@ def fit(work, tmp_path):
         own.mkdir(exist_ok=True)
         if not (own / "crops").exists():
             (own / "crops").symlink_to(work / "crops")
-        options = {"steps": 3, "seed": 0, "device": "cpu", "batch_size": 2, "crops": COUNT, **settings}
+        options = {"steps": 3, "seed": 0, "batch_size": 2, "crops": COUNT, **settings}
+        options["recognizer"] = ArcFaceNet()
         facts = fitting.fit_generator(out=own / "out", work=own, **options)
         return facts, own / "out" / fitting.SHIPPED_UNET
 
@@ -104,7 +106,7 @@ def test_masks_equal_those_of_use():
 
 @pytest.mark.parametrize("kind", list(Kind))
 def test_what_is_under_the_mask_is_never_an_input(work, kind):
-    trainer = fitting._Trainer(4, 0, torch.device("cpu"))
+    trainer = fitting._Trainer(4, 0, torch.device("cpu"), ArcFaceNet())
     store = fitting._Store(render_crops(work / "crops", count=COUNT, seed=0), kind, torch.device("cpu"))
     batch = store.draw(2, np.random.default_rng(0))
     with torch.no_grad():
@@ -120,19 +122,57 @@ def test_twins_share_the_crop_and_not_the_noise(work):
     assert batch.twins == 2
     assert torch.equal(batch.images[:2], batch.images[-2:])
     assert torch.equal(batch.masks[:2], batch.masks[-2:])
-    same = fitting._sameness(batch.images, batch)
-    assert same.item() == pytest.approx(fitting.TWIN_DISTANCE)
-    different = torch.cat([batch.images[:-2], -batch.images[-2:]])
-    assert fitting._sameness(different, batch) < same
+    assert torch.equal(batch.boxes[:2], batch.boxes[-2:])
+
+
+def test_boxes_follow_a_flip(work):
+    store = fitting._Store(render_crops(work / "crops", count=COUNT, seed=0), Kind.FACE, torch.device("cpu"))
+    batch = store.draw(8, np.random.default_rng(0))
+    for box, mask in zip(batch.boxes, batch.masks, strict=True):
+        rows, columns = (mask[0].amax(dim=axis).nonzero()[:, 0] for axis in (1, 0))
+        middle = torch.tensor([(columns.min() + columns.max()) / 2, (rows.min() + rows.max()) / 2])
+        # A mask is the box, grown by up to 1.4 and shifted by a few percent.
+        assert ((box[:2] + box[2:]) / 2 - middle).abs().max() < 0.1 * (box[2:] - box[:2]).max() + 1
+
+
+def test_likeness_is_what_the_recognizer_finds_in_twins_and_their_original():
+    """Of a recognizer that tells colors alone: same color, same person."""
+    colors = torch.tensor([[1.0, -1, -1], [-1, 1, -1], [-1, -1, 1], [1, 1, -1]])
+
+    class ByColor(torch.nn.Module):
+        def forward(self, crops):
+            return crops.mean(dim=(2, 3))
+
+    def likeness(original, first, second):
+        pictures = [colors[i].view(1, 3, 1, 1).expand(1, 3, 64, 64) for i in (original, first, second)]
+        box = torch.tensor([[16.0, 16, 48, 48]])
+        batch = fitting.Batch(
+            Kind.FACE, torch.cat([pictures[0]] * 2), torch.ones(2, 1, 64, 64), box.repeat(2, 1), None, 1
+        )
+        outputs = torch.cat(pictures[1:])
+        return fitting._likeness(outputs, batch, ByColor(), torch.Generator().manual_seed(0)).item()
+
+    # One pair of three alike costs a third of 1 - STRANGERS; different colors have cosines of -1/3 and below.
+    one_pair = (1 - fitting.STRANGERS) / 3
+    assert likeness(0, 1, 2) == 0
+    assert likeness(0, 1, 1) == pytest.approx(one_pair, abs=1e-4)
+    assert likeness(0, 0, 1) == pytest.approx(one_pair, abs=1e-4)
+    assert likeness(0, 0, 0) == pytest.approx(3 * one_pair, abs=1e-4)
+
+
+def test_faces_are_cut_by_the_box_as_the_judge_cuts_them():
+    boxes = torch.tensor([[20.3, 11.0, 60.8, 50.2], [5.0, 2.0, 25.0, 60.0]])
+    expected = np.stack([alignment(Region(Kind.FACE, tuple(box))) for box in boxes.tolist()])
+    np.testing.assert_allclose(fitting._by_box(boxes).numpy(), expected, rtol=1e-5, atol=1e-4)
 
 
 def test_every_weight_learns_in_both_phases(work):
-    trainer = fitting._Trainer(6, 0, torch.device("cpu"))
+    trainer = fitting._Trainer(6, 0, torch.device("cpu"), ArcFaceNet())
     stores = [fitting._Store(render_crops(work / "crops", count=COUNT, seed=0), k, torch.device("cpu")) for k in Kind]
     before = {name: value.clone() for name, value in trainer.unet.named_parameters()}
-    names = [set(trainer.train_step(stores[n % 2].draw(3, np.random.default_rng(n)))) for n in range(4)]
+    names = [set(trainer.train_step(stores[n % 2].draw(4, np.random.default_rng(n)))) for n in range(4)]
     assert names[0] == {"pixel", "edges", "gradient_norm"}
-    assert names[2] >= {"pixel", "edges", "features", "adversary", "sameness", "discriminator"}
+    assert names[2] >= {"pixel", "edges", "features", "adversary", "likeness", "discriminator"}
     assert all(not torch.equal(value, before[name]) for name, value in trainer.unet.named_parameters())
 
 
@@ -171,7 +211,7 @@ def test_training_goes_on_from_former_weights_once_their_adversary_knows_them(fi
     first, second = load_file(former), load_file(file)
     assert facts["began_with_sha256"] == sha256_of(former)
     assert all(torch.equal(first[name], second[name]) for name in first)
-    trainer = fitting._Trainer(16, 0, torch.device("cpu"), former)
+    trainer = fitting._Trainer(16, 0, torch.device("cpu"), ArcFaceNet(), former)
     store = fitting._Store(render_crops(work / "crops", count=COUNT, seed=0), Kind.PLATE, torch.device("cpu"))
     before = {name: value.clone() for name, value in trainer.unet.named_parameters()}
     learned = [set(trainer.train_step(store.draw(2, np.random.default_rng(n)))) for n in range(3)]
@@ -185,12 +225,11 @@ def test_a_few_hundred_steps_learn_the_light_and_the_text(tmp_path):
     facts = fitting.fit_generator(
         steps=200,
         seed=0,
-        device="cpu",
         out=tmp_path / "out",
         work=tmp_path / "work",
+        recognizer=load_recognizer_twin("shipped").network,
         batch_size=8,
-        faces=200,
-        plates=100,
+        crops={Kind.FACE: 200, Kind.PLATE: 100},
     )
     # Gray in place of everything scores about 0.5 and 0.45.
     assert facts["face_l1"] < 0.3

@@ -12,5 +12,5 @@ class Model(PlateNet):
         super().__init__(input_channel, output_channel, hidden_size, num_class)
 
     def forward(self, images: torch.Tensor, text: torch.Tensor | None = None) -> torch.Tensor:
-        """``(N, 1, 64, W)`` gray in ``[-1, 1]`` -> ``(N, W / 4, num_class)`` logits; ``text`` is of no use."""
+        """``(N, 1, 64, W)`` gray in ``[-1, 1]`` -> ``(N, W / 2, num_class)`` logits; ``text`` is of no use."""
         return super().forward(images)
