@@ -37,12 +37,12 @@ UNSEEN = 1_000_000
 class Amounts:
     """What ``scale=1`` renders and how many steps it trains: about ten minutes on one large GPU with 16 CPU cores."""
 
-    people: int = 3500
+    people: int = 2400
     views: int = 10
-    plates: int = 35_000
+    plates: int = 30_000
     scenes: int = 2400
-    recognizer_steps: int = 3500
-    reader_steps: int = 3000
+    recognizer_steps: int = 5000
+    reader_steps: int = 6000
     detector_steps: int = 1000
     feature_steps: int = 1500
     generator_steps: int = 10_000

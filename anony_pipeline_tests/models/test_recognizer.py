@@ -131,3 +131,8 @@ def test_shrinking_a_large_face_averages_instead_of_aliasing():
     points = tuple(map(tuple, (recognizer.ARCFACE_POINTS * 10).tolist()))
     aligned = recognizer.align(stripes, Region(Kind.FACE, (0, 0, 1120, 1120), landmarks=points))
     assert np.abs(aligned[10:-10, 10:-10].astype(int) - 127).max() < 10
+
+
+def test_the_exported_file_stores_halves(exported):
+    network, path = exported
+    assert path.stat().st_size < 2.1 * sum(parameter.numel() for parameter in network.parameters())
