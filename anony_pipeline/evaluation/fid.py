@@ -4,6 +4,7 @@ The formulas are torchmetrics' (`FrechetInceptionDistance`, `KernelInceptionDist
 the same features; what differs is that no picture is shown to the feature network twice.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -23,12 +24,39 @@ class Distance(NamedTuple):
     interval: Interval | None
 
 
-def fid(real: np.ndarray, anonymized: np.ndarray) -> float:
-    """Fréchet distance of the two sets' Gaussians (Heusel et al. 2017, eq. 6).
+class Gaussian(NamedTuple):
+    """A set of features as FID sees it.
 
-    ``|m1 - m2|^2 + tr S1 + tr S2 - 2 tr sqrt(S1 S2)``. With ``S = A^T A`` of centered features, ``tr sqrt(S1 S2)`` is
-    the sum of the singular values of ``A1 A2^T``: no root of a singular matrix is taken, so few samples give no
-    imaginary parts.
+    Attributes:
+        mean: ``(D,)`` float64.
+        factor: ``(min(N, D), D)`` float64, upper triangular; ``factor.T @ factor`` is the covariance, and beyond it
+            the factor tells nothing of the features that it was made of.
+    """
+
+    mean: np.ndarray
+    factor: np.ndarray
+
+
+def gaussian(features: np.ndarray) -> Gaussian:
+    """The Gaussian of ``(N, D)`` features."""
+    values = np.asarray(features, np.float64)
+    mean = values.mean(axis=0)
+    return Gaussian(mean, np.asarray(np.linalg.qr((values - mean) / np.sqrt(len(values) - 1), mode="r")))
+
+
+def frechet(first: Gaussian, second: Gaussian) -> float:
+    """Fréchet distance of two Gaussians (Heusel et al. 2017, eq. 6), 0 for equal ones.
+
+    ``|m1 - m2|^2 + tr S1 + tr S2 - 2 tr sqrt(S1 S2)``. With ``S = A^T A``, ``tr sqrt(S1 S2)`` is the sum of the
+    singular values of ``A1 A2^T``: no root of a singular matrix is taken, so few samples give no imaginary parts.
+    """
+    shared = np.linalg.svd(first.factor @ second.factor.T, compute_uv=False).sum()
+    traces = np.square(first.factor).sum() + np.square(second.factor).sum()
+    return max(0.0, float(np.square(first.mean - second.mean).sum() + traces - 2 * shared))
+
+
+def fid(real: np.ndarray, anonymized: np.ndarray) -> float:
+    """Fréchet distance of the two sets' Gaussians.
 
     Args:
         real: ``(N, D)`` features, N of at least 2.
@@ -38,11 +66,21 @@ def fid(real: np.ndarray, anonymized: np.ndarray) -> float:
         The distance, 0 for equal sets. It is biased upward by small N.
     """
     _check(real, anonymized)
-    first_mean, first = _centered(real)
-    second_mean, second = _centered(anonymized)
-    shared = np.linalg.svd(first @ second.T, compute_uv=False).sum()
-    distance = np.square(first_mean - second_mean).sum() + np.square(first).sum() + np.square(second).sum() - 2 * shared
-    return max(0.0, float(distance))
+    return frechet(gaussian(real), gaussian(anonymized))
+
+
+def own_sums(features: np.ndarray, drawn: np.ndarray) -> np.ndarray:
+    """The sum of KID's kernel over all ordered pairs of different features of each subset.
+
+    Args:
+        features: ``(N, D)``.
+        drawn: ``(S, N)``, 1 where a subset has one.
+
+    Returns:
+        ``(S,)`` float64.
+    """
+    values = np.asarray(features, np.float64)
+    return np.asarray(_sums(values, values, drawn, drawn) - drawn @ _diagonal(values))
 
 
 def kid(
@@ -52,6 +90,7 @@ def kid(
     *,
     subsets: int = 50,
     subset_size: int = SUBSET_SIZE,
+    own: Callable[[np.ndarray, np.ndarray], np.ndarray] = own_sums,
 ) -> Distance:
     """Unbiased squared MMD with the kernel ``(x.y / D + 1)^3`` (Binkowski et al. 2018, eq. 4).
 
@@ -64,6 +103,7 @@ def kid(
         rng: Draws the subsets.
         subsets: How many are drawn, for the mean or for the interval.
         subset_size: The largest set that is compared whole.
+        own: Gives `own_sums` of the real features, which several sets may be compared with.
 
     Returns:
         The value (about 0 for equal distributions, also a little below) and its interval: from the spread of the
@@ -81,7 +121,8 @@ def kid(
         columns[index, chosen if len(first) == len(second) else rng.permutation(len(second))[:drawn]] = 1
     if whole:
         rows[-1], columns[-1] = 1, 1
-    found = _mmd(first, second, rows, columns)
+    within = own(real, rows), own_sums(second, columns)
+    found = _mmd(within, _sums(first, second, rows, columns), rows.sum(axis=1), columns.sum(axis=1))
     values = found[:subsets]
     value = float(found[-1]) if whole else float(values.mean())
     spread = 1.96 * float(np.sqrt(np.square(values - value).mean()))
@@ -90,15 +131,12 @@ def kid(
     return Distance(value, (value - spread, value + spread))
 
 
-def _mmd(first: np.ndarray, second: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """The unbiased estimates of S subsets: ``rows`` ``(S, N)`` and ``columns`` ``(S, M)`` are 1 where a subset has one.
+def _mmd(within: tuple[np.ndarray, np.ndarray], between: np.ndarray, n: np.ndarray, m: np.ndarray) -> np.ndarray:
+    """The unbiased estimates of S subsets from the kernel's sums within either set and between them, each ``(S,)``.
 
     The kernel is computed once for all subsets, which share most of their pairs.
     """
-    n, m = rows.sum(axis=1), columns.sum(axis=1)
-    own_first = _sums(first, first, rows, rows) - rows @ _diagonal(first)
-    own_second = _sums(second, second, columns, columns) - columns @ _diagonal(second)
-    return own_first / (n * (n - 1)) + own_second / (m * (m - 1)) - 2 * _sums(first, second, rows, columns) / (n * m)
+    return within[0] / (n * (n - 1)) + within[1] / (m * (m - 1)) - 2 * between / (n * m)
 
 
 def _sums(first: np.ndarray, second: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
@@ -117,14 +155,6 @@ def _diagonal(values: np.ndarray) -> np.ndarray:
 def _kernel(products: np.ndarray, dimensions: int) -> np.ndarray:
     base = products / dimensions + 1
     return base * base * base
-
-
-def _centered(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The mean, and at most D rows A with ``A^T A`` the covariance."""
-    values = np.asarray(features, np.float64)
-    mean = values.mean(axis=0)
-    rows = (values - mean) / np.sqrt(len(values) - 1)
-    return mean, np.asarray(np.linalg.qr(rows, mode="r")) if len(rows) > rows.shape[1] else rows
 
 
 def _check(real: np.ndarray, anonymized: np.ndarray) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,12 @@ from anony_pipeline.config.schema import Evaluation
 from anony_pipeline.evaluation import attacks, detection, fid, plate_reading, reidentification, widerface_protocol
 from anony_pipeline.evaluation.attacks import Outcome
 from anony_pipeline.evaluation.coverage import HALF
+from anony_pipeline.evaluation.fid import Distance
 from anony_pipeline.evaluation.intervals import bootstrap_by_person, bootstrap_of_difference, clopper_pearson
 from anony_pipeline.evaluation.judges import PANELS
 from anony_pipeline.evaluation.methods import Method
 from anony_pipeline.evaluation.observations import NOBODY, Observed, Subjects
+from anony_pipeline.evaluation.references import References
 from anony_pipeline.evaluation.reidentification import Faces, Ranks
 from anony_pipeline.evaluation.schema import ANONYMIZER, OVERALL, Figure, Panel, figure, null
 from anony_pipeline.runtime import seeding
@@ -85,6 +87,7 @@ class Evidence:
         annotations: COCO annotation records.
         settings: Floors, samples, resamples.
         seed: Of the bootstrap.
+        references: Statistics of the originals' features; None if no features are judged.
         attacked: What trained attackers reached, by method key and attack.
         memorized: What recognizers saw of training faces, by panel; empty if not measured.
         present: The panels' judges by kind, ``("recognizer", "held_out")``.
@@ -102,6 +105,7 @@ class Evidence:
     present: frozenset[tuple[str, Panel]]
     detects: dict[Panel, frozenset[Kind]]
     memorized: dict[Panel, Trained] = field(default_factory=dict)
+    references: References | None = None
     attacked: dict[str, dict[str, Outcome]] = field(default_factory=dict)
 
     def rng(self, stream: str) -> np.random.Generator:
@@ -147,6 +151,7 @@ class FigureMaker:
         self.widerface = widerface_protocol.load(Path(folder)) if folder is not None else None
         self._scores: dict[tuple[str, Panel, str], detection.DetectionScores] = {}
         self._thresholds: dict[tuple[Panel, float], float | None] = {}
+        self._inpainted: dict[tuple[str, tuple[str, ...]], float] = {}
         self._ranked: dict[tuple[str, Panel, bool], tuple[np.ndarray, Ranks]] = {}
         self.proofs = {
             (kind, panel): prove(panel)
@@ -190,12 +195,23 @@ class FigureMaker:
 
     def real_halves(self, slice_name: str, mask: np.ndarray) -> Figures:
         """FID and KID of one random half of the originals against the other: what a perfect method reaches."""
-        features = np.asarray(self.evidence.originals.features)[mask] if len(self.evidence.originals.features) else []
-        if (reason := self._no_features(len(features) // 2)) is not None:
-            return {name: null(name, reason, n=len(features)) for name in ("fid", "kid")}
-        order = self.evidence.rng(f"halves {slice_name}").permutation(len(features))
-        half = len(features) // 2
-        return self._distances(features[order[:half]], features[order[half : 2 * half]], slice_name)
+        rows = np.flatnonzero(mask) if len(self.evidence.originals.features) else np.zeros(0, int)
+        if (reason := self._no_features(len(rows) // 2)) is not None:
+            return {name: null(name, reason, n=len(rows)) for name in ("fid", "kid")}
+        return self._as_figures(*self._of_halves(rows, slice_name), len(rows) // 2)
+
+    def _of_halves(self, rows: np.ndarray, stream: str) -> tuple[float, Distance]:
+        features = self._original_features(rows)
+        order = self.evidence.rng(f"halves {stream}").permutation(len(rows))
+        first, second = (features[part] for part in np.split(order[: len(rows) // 2 * 2], 2))
+
+        def make() -> dict[str, np.ndarray]:
+            value, interval = fid.kid(first, second, self.evidence.rng(f"kid {stream}"))
+            return {"fid": np.array(fid.fid(first, second)), "kid": np.array([value, *(interval or (value, value))])}
+
+        found = self._references.known(f"halves {self.evidence.seed} {stream}", features, rows, make)
+        value, low, high = found["kid"].tolist()
+        return float(found["fid"]), Distance(value, (low, high))
 
     # Judges' proofs ---------------------------------------------------------------------------------------------------
 
@@ -235,12 +251,9 @@ class FigureMaker:
         features = np.asarray(self.evidence.originals.features)
         if solid is None or len(features) < 2 * self.evidence.settings.min_samples:
             return Proof(None, 0.0, None if len(features) else "no regions")
-        order = self.evidence.rng("halves proof").permutation(len(features))
-        half = len(features) // 2
-        rng = self.evidence.rng("proof")
-        floor = fid.kid(features[order[:half]], features[order[half : 2 * half]], rng).interval
+        floor = self._of_halves(np.arange(len(features)), "proof")[1].interval
         rows = np.asarray(self.evidence.observed[solid].rows)
-        value = fid.kid(features[rows], np.asarray(self.evidence.observed[solid].features), rng).value
+        value = self._kid(rows, np.asarray(self.evidence.observed[solid].features), "proof").value
         above = floor[1] if floor is not None else 0.0
         reason = None if value > above else f"it takes solid rectangles for real: KID {value:.4f}, halves {above:.4f}"
         return Proof(value, above, reason)
@@ -548,31 +561,51 @@ class FigureMaker:
         reason = self._no_features(int(chosen.sum()))
         if reason is not None:
             return {name: null(name, reason, n=int(chosen.sum())) for name in ("fid", "kid", "kid_of_inpaint")}
-        real = np.asarray(self.evidence.originals.features)[rows[chosen]]
-        made = self._distances(real, np.asarray(observed.features)[chosen], slice_name)
-        made["kid_of_inpaint"] = self._of_inpaint(made["kid"], mask, kinds)
+        made = self._distances(rows[chosen], np.asarray(observed.features)[chosen], slice_name)
+        made["kid_of_inpaint"] = self._of_inpaint(made["kid"], slice_name, mask, kinds)
         return made
 
-    def _of_inpaint(self, kid: Figure, mask: np.ndarray, kinds: Sequence[str]) -> Figure:
+    def _of_inpaint(self, kid: Figure, slice_name: str, mask: np.ndarray, kinds: Sequence[str]) -> Figure:
         name, inpaint = "kid_of_inpaint", self._key_of("inpaint")
         if inpaint is None or kid.value is None:
             return null(name, "inpaint is not among the baselines", judge=kid.judge)
         observed = self.evidence.observed[inpaint]
         rows = np.asarray(observed.rows, int)
         chosen = mask[rows] & np.isin(self.evidence.kinds[rows], kinds)
-        real = np.asarray(self.evidence.originals.features)[rows[chosen]]
-        reference = fid.kid(real, np.asarray(observed.features)[chosen], self.evidence.rng("kid"), subsets=2).value
+        known = (slice_name, tuple(kinds))
+        if known not in self._inpainted:
+            features = np.asarray(observed.features)[chosen]
+            self._inpainted[known] = self._kid(rows[chosen], features, slice_name).value
+        reference = self._inpainted[known]
         if reference <= 0:
             return null(name, "inpainting looks as real as the originals to this judge", judge=kid.judge)
         return figure(name, max(0.0, kid.value) / reference, n=kid.n, judge=kid.judge)
 
-    def _distances(self, real: np.ndarray, anonymized: np.ndarray, slice_name: str) -> Figures:
-        distance = fid.kid(real, anonymized, self.evidence.rng(f"kid {slice_name}"))
+    def _distances(self, rows: np.ndarray, anonymized: np.ndarray, slice_name: str) -> Figures:
+        real = self._references.gaussian(self._original_features(rows), rows)
+        frechet = fid.frechet(real, fid.gaussian(anonymized))
+        return self._as_figures(frechet, self._kid(rows, anonymized, slice_name), len(rows))
+
+    def _kid(self, rows: np.ndarray, anonymized: np.ndarray, stream: str) -> Distance:
+        """Of the originals with these numbers, and of what became of them."""
+        own = partial(self._references.own_sums, rows=rows)
+        return fid.kid(self._original_features(rows), anonymized, self.evidence.rng(f"kid {stream}"), own=own)
+
+    def _as_figures(self, frechet: float, distance: Distance, n: int) -> Figures:
         judge = "features/held_out"
         return {
-            "fid": figure("fid", fid.fid(real, anonymized), n=len(anonymized), judge=judge),
-            "kid": figure("kid", distance.value, n=len(anonymized), interval=distance.interval, judge=judge),
+            "fid": figure("fid", frechet, n=n, judge=judge),
+            "kid": figure("kid", distance.value, n=n, interval=distance.interval, judge=judge),
         }
+
+    def _original_features(self, rows: np.ndarray) -> np.ndarray:
+        return np.asarray(self.evidence.originals.features)[rows]
+
+    @property
+    def _references(self) -> References:
+        if self.evidence.references is None:
+            raise ValueError("features were judged without references")
+        return self.evidence.references
 
     def _coverage(self, key: str, mask: np.ndarray) -> Figures:
         observed = self.evidence.observed[key]

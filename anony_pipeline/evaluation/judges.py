@@ -61,7 +61,7 @@ class LoadedDetector:
 
     def find(self, images_rgb: Sequence[np.ndarray], *, keep: bool = False) -> list[list[Region]]:
         """See `DetectorJudge.find`. Pixels that were kept are not looked at again, in whatever array they come."""
-        digests = [_digest(image) for image in images_rgb]
+        digests = [digest(image) for image in images_rgb]
         new = {digest: image for digest, image in zip(digests, images_rgb, strict=True) if digest not in self._kept}
         looked = find(self._detector, list(new.values()), LOWEST_SCORE) if new else []
         found = {digest: _as_rows(regions) for digest, regions in zip(new, looked, strict=True)}
@@ -70,7 +70,8 @@ class LoadedDetector:
         return [_as_regions(found[digest] if digest in found else self._kept[digest]) for digest in digests]
 
 
-def _digest(image_rgb: np.ndarray) -> bytes:
+def digest(image_rgb: np.ndarray) -> bytes:
+    """Sixteen bytes that name the pixels of an image."""
     found = hashlib.blake2b(repr(image_rgb.shape).encode(), digest_size=16)
     found.update(np.ascontiguousarray(image_rgb).data)
     return found.digest()

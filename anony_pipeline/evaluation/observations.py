@@ -14,7 +14,7 @@ import numpy as np
 
 from anony_pipeline.anonymize.verifying import plate_crop
 from anony_pipeline.evaluation import coverage
-from anony_pipeline.evaluation.judges import PANELS, Judges
+from anony_pipeline.evaluation.judges import PANELS, Judges, digest
 from anony_pipeline.evaluation.methods import Scene, Treated
 from anony_pipeline.evaluation.schema import Panel
 from anony_pipeline.models.recognizer import align
@@ -86,6 +86,7 @@ class Observed:
         readings: By panel, one text a plate.
         candidates: By panel, the likeliest texts of each plate; the one text of a reader that tells no more.
         features: One vector a region.
+        shown: Of each original region, a digest of what the features were made of; empty for methods.
         detections: By panel, ``(N, 7)`` of image id, category id, COCO box ``(x, y, width, height)`` and score; an
             image's rows at a time while images are seen.
         intended: Of each plate, the new serial; None where none is intended or the plate was missed.
@@ -104,6 +105,7 @@ class Observed:
     readings: dict[Panel, list[str]] = field(default_factory=dict)
     candidates: dict[Panel, list[tuple[str, ...]]] = field(default_factory=dict)
     features: Sequence[np.ndarray] | np.ndarray = field(default_factory=list)
+    shown: list[bytes] = field(default_factory=list)
     detections: dict[Panel, Sequence[np.ndarray] | np.ndarray] = field(default_factory=dict)
     intended: list[str | None] = field(default_factory=list)
     shares: list[float] = field(default_factory=list)
@@ -199,7 +201,7 @@ class Observer:
             into.crops_rgb += [align(image, region) for image, region in kept]
         self._embed(into, faces, asked)
         self._read(into, plates, asked)
-        self._extract(into, regions)
+        self._extract(into, regions, original=original)
         self._detect(into, scenes, treated, asked, keep=original)
 
     def _embed(self, into: Observed, faces: Sequence[tuple[np.ndarray, Region]], asked: Asked) -> None:
@@ -226,11 +228,13 @@ class Observer:
             into.readings.setdefault(panel, []).extend(reading.text for reading in found)
             into.candidates.setdefault(panel, []).extend(reading.candidates or (reading.text,) for reading in found)
 
-    def _extract(self, into: Observed, regions: Sequence[tuple[np.ndarray, Region]]) -> None:
+    def _extract(self, into: Observed, regions: Sequence[tuple[np.ndarray, Region]], *, original: bool) -> None:
         if self.judges.features is None or not regions:
             return
         shown = [feature_crop(image, region) for image, region in regions]
         into.features = [*into.features, *self.judges.features.extract(shown)]
+        if original:
+            into.shown += [digest(crop) for crop in shown]
 
     def _detect(
         self,

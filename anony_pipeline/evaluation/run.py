@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from anony_pipeline.evaluation.figures import Evidence, FigureMaker, Trained
 from anony_pipeline.evaluation.judges import PANELS, Judges
 from anony_pipeline.evaluation.methods import Method, Scene, Treated
 from anony_pipeline.evaluation.observations import Asked, Observed, Observer, Subjects, Who, judged, thumbnail
+from anony_pipeline.evaluation.references import References
 from anony_pipeline.evaluation.schema import ANONYMIZER, Panel
 from anony_pipeline.runtime import seeding
 from anony_pipeline.runtime.progress import track
@@ -57,6 +59,7 @@ class Run:
         self.subjects = Subjects()
         self.originals = Observed()
         self.observed = {key: Observed() for key in self.methods}
+        self.references: References | None = None
         self.pictures: list[Picture] = []
         self._procedural = {source.name for source in config.data.sources if source.ground_truth is not None}
 
@@ -78,6 +81,9 @@ class Run:
             untouched = [Treated(scene.image_rgb) for scene in scenes]
             observer.observe(self.originals, scenes, untouched, firsts, asked=asked, attacked=True, original=True)
         self.originals = self.originals.finished()
+        if self.judges.features is not None:
+            paths, card = self.config.paths, self.judges.features.judge
+            self.references = References(card, self.originals.shown, Path(paths.cache), paths.retention_days)
 
     def _without_truth(self) -> list[Who]:
         """Judges to whom these data give nothing to prove themselves by: they are not asked at all."""
@@ -168,6 +174,7 @@ class Run:
             seed=self.config.seed,
             present=present,
             detects={panel: detector.kinds for panel, detector in self.judges.detectors.items()},
+            references=self.references,
         )
 
 

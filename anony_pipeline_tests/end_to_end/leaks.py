@@ -307,6 +307,14 @@ def _is_text(data: bytes) -> bool:
     return b"\0" not in data[:4096]
 
 
+def directions(features: np.ndarray) -> list[np.ndarray]:
+    """What features that are not of unit length are known by: as they are, and as a covariance is made of them."""
+    return [
+        rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-9)
+        for rows in (features, features - features.mean(axis=0))
+    ]
+
+
 def _rows(array: np.ndarray, known: np.ndarray) -> set[int]:
     width = known.shape[1]
     if array.dtype.kind != "f" or array.ndim < 1 or array.shape[-1] != width:

@@ -19,12 +19,15 @@ from anony_pipeline.anonymize.verifying import plate_crop
 from anony_pipeline.config import loading
 from anony_pipeline.datasets import loaders
 from anony_pipeline.datasets.sources import SPLITS
-from anony_pipeline.evaluation.judges import load_held_out
+from anony_pipeline.evaluation import references
+from anony_pipeline.evaluation.judges import digest, load_held_out
+from anony_pipeline.evaluation.references import References
 from anony_pipeline.models.recognizer import align
+from anony_pipeline.ops.crops import cut, window_around
 from anony_pipeline.storage import private
 from anony_pipeline.structures import boxes
 from anony_pipeline.structures.regions import Kind
-from anony_pipeline_tests.end_to_end import smoke
+from anony_pipeline_tests.end_to_end import leaks, smoke
 from anony_pipeline_tests.end_to_end.leaks import Secrets, walk
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
@@ -83,7 +86,26 @@ def house(tmp_path_factory):
     judged = ["--originals", "raw/pp4av", "--anonymized", "outputs/pp4av", "--boxes", boxes_file]
     attacks = "evaluation.attacks={kinds: [parrot, restoration], steps: 2}"
     anony(home, "evaluate", *judged, "--output", "outputs/judged", "--set", attacks)
-    return House(home, secrets_of(config, truth, home), tuple(home / name for name in PRIVATE))
+    secrets = secrets_of(config, truth, home)
+    secrets.embeddings += leaks.directions(keep_references(config))
+    return House(home, secrets, tuple(home / name for name in PRIVATE))
+
+
+def keep_references(config):
+    """Statistics are kept of more regions than this run has, so each is cut out at several widths; their features."""
+    features = load_held_out(config, torch.device("cpu")).features
+    crops = [
+        cut(example.image_rgb, window_around(region.box_xyxy, (96, 96), context), (96, 96))
+        for split in SPLITS
+        for example in loaders.examples(loaders.open_split(config, split))
+        for region in example.regions
+        for context in (1.2, 1.3, 1.4, 1.6)
+    ]
+    values = features.extract(crops)
+    known = References(features.judge, [digest(crop) for crop in crops], Path(config.paths.cache))
+    known.gaussian(values, np.arange(len(values)))
+    known.own_sums(values, np.ones((1, len(values))), np.arange(len(values)))
+    return values
 
 
 def named_boxes(config, truth, path):
@@ -151,6 +173,7 @@ def test_the_secrets_are_there_to_be_found(house):
     """What is looked for can be found: in the private folders, and in the boxes that the owner keeps."""
     assert len(house.secrets.regions_rgb) > 50
     assert all(len(known) > 20 for known in house.secrets.embeddings)
+    assert len(list((house.closed[1] / references.FOLDER).glob("*.npz"))) >= 2
     assert {leak.what.split()[0] for leak in walk(house.home / "raw", house.secrets)} >= {"text", "pixels"}
     assert any("pixels" in leak.what for leak in walk(house.closed[0], house.secrets))
 
