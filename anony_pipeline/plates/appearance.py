@@ -25,10 +25,13 @@ MOVED = 1.7
 """A blur so much stronger along one axis than along the other is a motion's; less is chance of the characters."""
 MOVED_WITH_IT = 0.6
 """The sharpest edge about a plate that moved is blurred along the motion too, by this share of it at least."""
-CLIPPED = 250.0
-"""From this luma on a plate's light parts are brighter than the camera could tell."""
+CLIPPED, CLIPPED_SHARE = 250.0, 0.3
+"""A plate of which so large a share has this luma or more was brighter than the camera could tell; of a white plate in
+good light a smaller share does."""
 EXPOSURES = (1.0, 1.25, 1.6, 2.0, 2.5, 3.2, 4.0)
 """By how much, over white."""
+VEILED_PX = 0.5
+"""Blur that noise and a coarse grid of pixels hide."""
 EDGE, REACH, WIDEST = 24.0, 9, 3.0
 """What counts as an edge: gray levels between its sides, over so many px; a wider blur is not told from this one."""
 GRAY = 3.0
@@ -135,16 +138,20 @@ def blurs_that_match(
     return even, even
 
 
-def unclipped(drawn: np.ndarray, values: np.ndarray, inside: np.ndarray, most: float) -> tuple[float, float, float]:
+def unclipped(
+    drawn: np.ndarray, values: np.ndarray, inside: np.ndarray, *, seen: float, most: float
+) -> tuple[float, float, float]:
     """Levels and blur of an overexposed plate, before the camera cut them off at 255.
 
     What is too bright eats into the characters. Each of `EXPOSURES` is tried with each blur: the drawn plate's
-    distribution of luma comes nearest to the old one's where both are right.
+    distribution of luma comes nearest to the old one's where both are right. It alone would take thin or gray
+    characters for blurred ones; but cutting off makes edges seem steeper at most as many times as the light is over.
 
     Args:
         drawn: As in `blurs_that_match`.
         values: Likewise.
         inside: Likewise.
+        seen: The blur's sigma in px as `blurs_that_match` has it.
         most: The greatest blur.
 
     Returns:
@@ -157,7 +164,7 @@ def unclipped(drawn: np.ndarray, values: np.ndarray, inside: np.ndarray, most: f
         blurred = gaussian(drawn, (sigma, sigma))[inside]
         dark, light = np.percentile(blurred, (DARK, LIGHT))
         reached = np.percentile(blurred, shares)
-        for exposure in EXPOSURES:
+        for exposure in (times for times in EXPOSURES if sigma <= times * (seen + VEILED_PX)):
             gain = 255 * exposure / max(light, 1.0)
             # Haze lifts all of it: as much as the darkest parts show.
             haze = max(0.0, wanted[0] - gain * reached[0])
@@ -273,8 +280,8 @@ def estimate(
     most = max(MAX_BLUR * height_px, MAX_BLUR_PX)
     sigmas = blurs_that_match(luma(drawn), values, inside, around)
     blur_x, blur_y = (min(sigma, most) for sigma in sigmas)
-    if measured.light >= CLIPPED:
-        dark, light, blur_x = unclipped(luma(drawn), values, inside, most)
+    if (values[inside] >= CLIPPED).mean() >= CLIPPED_SHARE:
+        dark, light, blur_x = unclipped(luma(drawn), values, inside, seen=max(sigmas), most=most)
         measured, blur_y = replace(measured, dark=dark, light=light), blur_x
     slant = tilt(values, inside, position)
     grain = noise(values, around)
@@ -310,7 +317,7 @@ def apply_light(drawn: np.ndarray, look: Appearance, inside: np.ndarray, positio
     own = levels(drawn, inside) if inside.sum() >= MIN_PIXELS else NEW_PLATE
     cast, light = light_on(look, own)
     gain = max(light - look.dark, 6.0) / max(own.light - own.dark, 6.0)
-    if look.light < CLIPPED:
+    if look.light < 255:
         gain = min(gain, MAX_GAIN)
     haze = _haze(look, own, cast)
     plane = 1 + look.tilt[0] * position[..., :1] + look.tilt[1] * position[..., 1:]

@@ -286,6 +286,20 @@ def test_light_that_eats_into_the_old_characters_eats_into_the_new_ones(light, w
     assert after == pytest.approx(before, rel=0.2, abs=0.02)
 
 
+def test_a_white_plate_in_good_light_is_not_taken_for_an_overexposed_and_blurred_one():
+    image, corners = scene(np.random.default_rng(2), STYLES["BR"], 200, blur=0.4, light=0.95, angle=1.0)
+    old = appearance.luma(image)
+    left, top, right, bottom = np.array(box_of(corners)).astype(int)
+    dark, light = np.percentile(old[top:bottom, left:right], (2, 90))
+    # Faded characters on a ground that is brightest in the middle, where a tenth of it reaches 251.
+    fall = 1 - 0.25 * np.abs(np.linspace(-1, 1, image.shape[1]))[None, :, None]
+    image = np.clip((100 + (image - dark) / (light - dark) * 165) * fall, 0, 253).astype(np.uint8)
+    assert np.percentile(appearance.luma(image)[top:bottom, left:right], 90) > 250
+    look = fit.fit(image, Region(Kind.PLATE, box_of(corners)), new_plate(STYLES["BR"])).look
+    assert max(look.blur_sigmas) < 0.9
+    assert look.light < 255
+
+
 def test_the_same_input_gives_the_same_output():
     image, corners = scene(np.random.default_rng(6), STYLES["DE"], 90)
     region = Region(Kind.PLATE, box_of(corners))
