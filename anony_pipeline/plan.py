@@ -2,7 +2,7 @@
 
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from anony_pipeline.config.schema import Config
@@ -14,15 +14,19 @@ from anony_pipeline.runtime import device as devices
 from anony_pipeline.storage import locations
 
 BYTES_OF = {"fp32": 4, "fp16": 2, "bf16": 2}
-# Parameters of the whole pipeline (UNet, VAE, text encoders), in millions, counted from their published configurations.
-PARAMETERS = {"sd2-inpainting": 1290, "sd15-inpainting": 1070, "sdxl-inpainting": 3470}
+# Parameters in millions, counted from published configurations: of the UNet; of autoencoder and text encoders.
+PARAMETERS = {"sd2-inpainting": (866, 424), "sd15-inpainting": (860, 207), "sdxl-inpainting": (2568, 902)}
 ADAM_AND_GRADIENT_BYTES = 16
 RESERVE_BYTES = 2 << 30
 
 
 def examine(config: Config) -> list[Finding]:
     """Look at what a configuration asks for."""
-    return [*_data(config), *_weights(config), _device(config), _memory(config), _disk(config), _work(config)]
+    gpus = _gpus_bytes()
+    found = [*_data(config), *_weights(config), _device(config), _memory(config, gpus)]
+    if config.training.fsdp:
+        found.append(_sharing(len(gpus)))
+    return [*found, _disk(config), _work(config)]
 
 
 def _data(config: Config) -> Iterator[Finding]:
@@ -79,33 +83,48 @@ def _device(config: Config) -> Finding:
     return Finding("device", True, f"{chosen}, {config.precision}")
 
 
-def _memory(config: Config) -> Finding:
-    model = config.model.generator.diffusers.model_id
+def _memory(config: Config, gpus: Sequence[float]) -> Finding:
+    name, model = "memory for weights", config.model.generator.diffusers.model_id
     if model not in PARAMETERS:
-        return Finding(
-            "memory for weights",
-            True,
-            "the demo's run stays below 4 GB" if model == "shipped" else "unknown model: not estimated",
-        )
-    need = PARAMETERS[model] * 1e6 * BYTES_OF[config.precision]
+        what = "the demo's run stays below 4 GB" if model == "shipped" else "unknown model: not estimated"
+        return Finding(name, True, what)
+    unet, rest = (millions * 1e6 * BYTES_OF[config.precision] for millions in PARAMETERS[model])
+    need = unet + rest
+    what = f"about {need / 1e9:.1f} GB for all weights"
     if not config.model.finetune.use_lora:
-        need += PARAMETERS[model] * 1e6 * ADAM_AND_GRADIENT_BYTES
-    have = _gpu_bytes()
-    what = f"about {need / 1e9:.1f} GB for frozen weights alone; activations come on top and are not estimated"
-    if have is None:
-        return Finding("memory for weights", True, f"{what}; no GPU is here to compare with", needed=False)
-    do = "choose a smaller model, fp16, or LoRA"
-    return Finding("memory for weights", have > need + RESERVE_BYTES, f"{what}; the GPU has {have / 1e9:.0f} GB", do)
+        need += PARAMETERS[model][0] * 1e6 * ADAM_AND_GRADIENT_BYTES
+        what = f"about {need / 1e9:.1f} GB for all weights, gradients and Adam, if all layers of the UNet learn"
+    elif config.training.fsdp:
+        # Not less is needed: loading and validating hold them all.
+        what = (
+            f"{what} while they are loaded and in validations; in a step {rest / 1e9:.1f} GB in each process, and the "
+            f"UNet's frozen {unet / 1e9:.1f} GB over the number of processes, with one block of it whole"
+        )
+    what += "; activations come on top and are not estimated"
+    if not gpus:
+        return Finding(name, True, f"{what}; no GPU is here to compare with", needed=False)
+    have, do = min(gpus), "choose a smaller model, fp16, or LoRA"
+    return Finding(name, have > need + RESERVE_BYTES, f"{what}; each GPU has {have / 1e9:.0f} GB or more", do)
 
 
-def _gpu_bytes() -> float | None:
+def _sharing(gpus: int) -> Finding:
+    """Of `training.fsdp`: it is refused with one process, and adapters, discriminator and detector are never shared."""
+    name, do = "training.fsdp", "set it to false; processes on other machines are not seen from here"
+    if gpus == 1:
+        return Finding(name, False, "one GPU is here: there is nobody to share weights with", do)
+    shared = "the UNet's frozen weights are shared out; what learns stays whole in each process"
+    with_whom = f"over up to {gpus} GPUs of this machine" if gpus else "no GPU is here to share them with"
+    return Finding(name, True, f"{shared}: {with_whom}, by accelerate launch or torchrun", needed=False)
+
+
+def _gpus_bytes() -> list[float]:
+    """The memory of each GPU of this machine."""
     tool = shutil.which("nvidia-smi")
     if tool is None:
-        return None
+        return []
     asked = [tool, "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
     run = subprocess.run(asked, capture_output=True, text=True, timeout=20, check=False)  # noqa: S603 - a fixed command
-    sizes = [float(line) * (1 << 20) for line in run.stdout.split() if line.replace(".", "").isdigit()]
-    return max(sizes, default=None)
+    return [float(line) * (1 << 20) for line in run.stdout.split() if line.replace(".", "").isdigit()]
 
 
 def _disk(config: Config) -> Finding:
@@ -114,7 +133,7 @@ def _disk(config: Config) -> Finding:
         return Finding("disk", True, f"{place} is a remote store: not looked at", needed=False)
     there = next(parent for parent in (Path(str(place)), *Path(str(place)).parents) if parent.exists())
     model = config.model.generator.diffusers.model_id
-    need = PARAMETERS.get(model, 100) * 1e6 * BYTES_OF["fp32"] + RESERVE_BYTES
+    need = sum(PARAMETERS.get(model, (100,))) * 1e6 * BYTES_OF["fp32"] + RESERVE_BYTES
     free = shutil.disk_usage(there).free
     do = "free some, or set paths.outputs and paths.weights to another disk"
     return Finding("disk", free > need, f"{free / 1e9:.0f} GB free at {there}, about {need / 1e9:.0f} GB needed", do)

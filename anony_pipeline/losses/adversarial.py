@@ -43,11 +43,13 @@ def r1_penalty(real: Sequence[PatchScores], real_images: torch.Tensor) -> torch.
     Returns:
         A scalar of which a gradient can be taken.
     """
-    # The mean over patches, so that the penalty does not depend on the crop's size.
+    # The mean over a crop's patches, so that the penalty does not depend on its size; crops depend on their own pixels.
     score = torch.stack([_mean(scores.logits, scores.weights) for scores in real]).sum() * len(real_images)
     (slope,) = torch.autograd.grad(score, real_images, create_graph=True)
     return slope.square().sum(dim=(1, 2, 3)).mean()
 
 
 def _mean(values: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    return (values * weights).sum() / weights.sum().clamp(min=1)
+    """Of each crop's patches that count, then over crops."""
+    counted = weights.sum(dim=(1, 2, 3)).clamp(min=1)
+    return ((values * weights).sum(dim=(1, 2, 3)) / counted).mean()

@@ -4,9 +4,11 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
-DetectorLoss = Callable[[list[torch.Tensor], Sequence[Mapping[str, torch.Tensor]]], Mapping[str, torch.Tensor]]
-"""``(images (3, H, W) in [0, 1], targets) -> losses by name``: the training loss of a *frozen* detector, whose weights
-take no gradient while its input does."""
+DetectorLoss = Callable[
+    [list[torch.Tensor], Sequence[Mapping[str, torch.Tensor]]], Sequence[Mapping[str, torch.Tensor]]
+]
+"""``(images (3, H, W) in [0, 1], targets) -> each image's losses by name``: the training losses of a *frozen* detector,
+whose weights take no gradient while its input does."""
 
 
 def detection_consistency(
@@ -20,7 +22,7 @@ def detection_consistency(
         targets: One mapping an image: ``boxes`` ``(M, 4)`` xyxy in pixels and ``labels`` ``(M,)``.
 
     Returns:
-        A scalar: the sum of the detector's losses.
+        A scalar: the sum of the detector's losses, the mean over images.
     """
     losses = detector_loss(list((images + 1) / 2), targets)
-    return torch.stack(list(losses.values())).sum()
+    return torch.stack([torch.stack(list(each.values())).sum() for each in losses]).mean()

@@ -6,7 +6,7 @@ there, and crowd regions are neither positive nor negative.
 """
 
 from collections import OrderedDict
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,7 +37,7 @@ TILE_PX, OVERLAP_PX, TILE_EDGE_PX = 1024, 192, 3
 PIXELS_AT_ONCE = 1_500_000
 NMS_IOU = 0.5
 
-Targets = Sequence[dict[str, torch.Tensor]]
+Targets = Sequence[Mapping[str, torch.Tensor]]
 
 
 class _Unresized(GeneralizedRCNNTransform):
@@ -303,18 +303,46 @@ class Detector(nn.Module):
         if targets is None:
             found = self.model(list(images_01))
             return [{**each, "labels": each["labels"] + CATEGORIES[0]} for each in found]
+        return self._losses(images_01, targets, not_exhaustive)(slice(None))
+
+    def losses_of_each(
+        self,
+        images_01: Sequence[torch.Tensor],
+        targets: Targets,
+        not_exhaustive: Sequence[Collection[int]] | None = None,
+    ) -> list[dict[str, torch.Tensor]]:
+        """Compute each image's losses as if it were alone: `forward` divides by the regions of the whole batch.
+
+        Arguments as in `forward`.
+        """
+        losses = self._losses(images_01, targets, not_exhaustive)
+        return [losses(slice(number, number + 1)) for number in range(len(images_01))]
+
+    def _losses(
+        self,
+        images_01: Sequence[torch.Tensor],
+        targets: Targets,
+        not_exhaustive: Sequence[Collection[int]] | None,
+    ) -> Callable[[slice], dict[str, torch.Tensor]]:
+        """Look at a batch; what is returned computes the losses of a part of it."""
         skipped = not_exhaustive if not_exhaustive is not None else [()] * len(targets)
         prepared = [_prepared(target, ids) for target, ids in zip(targets, skipped, strict=True)]
         batch, _ = self.model.transform(list(images_01), None)
         maps = list(self.model.backbone(batch.tensors).values())
         outputs = self.model.head(maps)
         anchors = self.model.anchor_generator(batch, maps)
-        if self.architecture == "fcos":
-            return self.model.compute_loss(prepared, outputs, anchors, [m.shape[2] * m.shape[3] for m in maps])
-        return self.model.compute_loss(prepared, outputs, anchors)
+        places = (
+            {"num_anchors_per_level": [m.shape[2] * m.shape[3] for m in maps]} if self.architecture == "fcos" else {}
+        )
+
+        def of(part: slice) -> dict[str, torch.Tensor]:
+            chosen = {name: value[part] for name, value in outputs.items()}
+            return self.model.compute_loss(prepared[part], chosen, anchors[part], **places)
+
+        return of
 
 
-def _prepared(target: dict[str, torch.Tensor], unlabelled: Collection[int]) -> dict[str, torch.Tensor]:
+def _prepared(target: Mapping[str, torch.Tensor], unlabelled: Collection[int]) -> dict[str, torch.Tensor]:
     boxes_xyxy, labels = target["boxes"].float().reshape(-1, 4), target["labels"].long() - CATEGORIES[0]
     crowd = target.get("iscrowd")
     crowd = torch.zeros_like(labels, dtype=torch.bool) if crowd is None else crowd.bool()

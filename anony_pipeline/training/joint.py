@@ -4,11 +4,13 @@ Each step reads like the algorithm: what it is given, what it computes, which we
 numbers.
 """
 
+import math
 from dataclasses import replace
 
 import torch
 
 from anony_pipeline.losses import adversarial
+from anony_pipeline.models.discriminator import Discriminator
 from anony_pipeline.training.batches import Batch, DetectorBatch, Generated, fill, small_of
 from anony_pipeline.training.objective import Objective
 from anony_pipeline.training.state import TrainingState
@@ -31,25 +33,20 @@ def step_generator(state: TrainingState, batch: Batch, objective: Objective) -> 
     Returns:
         Each loss by name, and `gradient_norm`.
     """
+    _hold_still(state.networks.discriminator)
     places, parts = _parts(state, batch)
     outputs: list[torch.Tensor] = []
     scalars: Scalars = {}
-    is_finite = True
-    adversary = state.networks.discriminator
-    if adversary is not None:
-        # Judging must not move its spectral norms: they would depend on how many parts the batch is filled in.
-        adversary.requires_grad_(False).eval()
     for part in parts:
         filled = fill(state.networks.generator, part)
         total, losses = objective(part, filled, state.stage)
         share = len(part) / len(batch)
+        state.scaler.scale(total * share).backward()
+        outputs.append(filled.detach())
         for name, value in losses.items():
             scalars[name] = scalars.get(name, 0.0) + share * value.item()
-        outputs.append(filled.detach())
-        is_finite = is_finite and bool(torch.isfinite(total))
-        state.scaler.scale(total * share).backward()
     # Asked once, at the end: the processes' shares may have different numbers of parts.
-    if state.team.any(not is_finite):
+    if state.team.any(not all(math.isfinite(value) for value in scalars.values())):
         state.generated = None
         state.skip("generator", f"the losses are {scalars}")
         return scalars
@@ -110,6 +107,12 @@ def step_detector(state: TrainingState, batch: DetectorBatch) -> Scalars:
     return {"detector": loss.item()}
 
 
+def _hold_still(adversary: Discriminator | None) -> None:
+    """Let it judge without learning; spectral norms that moved with each look would depend on the number of parts."""
+    if adversary is not None:
+        adversary.requires_grad_(False).eval()
+
+
 def _parts(state: TrainingState, batch: Batch) -> tuple[torch.Tensor, list[Batch]]:
     """The parts of this process's share that one pass each can fill, and the places of all their crops in the batch."""
     team = state.team
@@ -122,6 +125,7 @@ def _parts(state: TrainingState, batch: Batch) -> tuple[torch.Tensor, list[Batch
 
 
 def _passes(state: TrainingState, batch: Batch, share: range) -> list[list[int]]:
+    """The places of a share by pass: `training.accumulation` chunks, each by the adapters and the size of its crops."""
     generator = state.networks.generator
     size = -(-len(share) // state.config.training.accumulation)
     styles, small = batch.styles, small_of(generator, batch)

@@ -282,6 +282,11 @@ class _Stage:
         self.metrics: dict[str, float] = {}
         self.validated = self.kept = current.progress.step
         self.cycle = cycle_of(config, current.stage)
+        self._actions: dict[str, Callable[[], joint.Scalars]] = {
+            "generator": self._generator,
+            "discriminator": self._discriminator,
+            "detector": self._detector,
+        }
         critics = networks.load_critics(config, current.device)
         if current.progress.margin is None:
             current.progress.margin = measure_margin(critics, data, current.device)
@@ -314,22 +319,22 @@ class _Stage:
         return progress.step >= until
 
     def _act(self) -> None:
-        progress = self.state.progress
-        begin = time.monotonic()
+        progress, begin = self.state.progress, time.monotonic()
         what = self.cycle[progress.cursor % len(self.cycle)]
-        row = progress.step + ("generator" not in self.cycle)
-        scalars = dict(getattr(self, f"_{what}")())
-        progress.cursor += 1
-        if what == "generator" or (self._ends_cycle() and "generator" not in self.cycle):
-            progress.step += 1
-        if self._ends_cycle():
-            self.state.generated = None
+        scalars = self._actions[what]()
         seconds = time.monotonic() - begin
         progress.seconds += seconds
+        progress.cursor += 1
+        # A generator's action begins a step; where there is none, a cycle is a step.
+        generates = "generator" in self.cycle
+        step = progress.step + (what == "generator" or not generates)
+        if what == "generator" or (not generates and self._ends_cycle()):
+            progress.step = step
         if what == "generator":
             scalars["crops_per_second"] = self.config.training.batch_size / seconds
-        scalars |= {"bad_steps": progress.bad_steps, "seconds": progress.seconds}
-        self.journal.record(row if what != "generator" else progress.step, scalars)
+        if self._ends_cycle():
+            self.state.generated = None
+        self.journal.record(step, {**scalars, "bad_steps": progress.bad_steps, "seconds": progress.seconds})
 
     def _generator(self) -> joint.Scalars:
         step = step_pretrain if self.state.stage == "pretrain" else joint.step_generator

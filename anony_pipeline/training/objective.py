@@ -99,7 +99,7 @@ class Objective:
         unlabelled = [row.not_exhaustive for row in batch.rows]
         frozen = _there(self.critics.detector)
         return detection.detection_consistency(
-            lambda images, wanted: frozen(images, wanted, unlabelled), outputs, targets
+            lambda images, wanted: frozen.losses_of_each(images, wanted, unlabelled), outputs, targets
         )
 
     def _reading(self, batch: Batch, outputs: torch.Tensor) -> torch.Tensor:
@@ -110,7 +110,8 @@ class Objective:
         if not known:
             return None
         originals = [str(batch.rows[number].original_serial) for number in known]
-        return self._read(batch, outputs, originals, reading.read_suppression, known)
+        # A crop whose original is not known adds 0 to the mean over crops.
+        return self._read(batch, outputs, originals, reading.read_suppression, known) * (len(known) / len(batch))
 
     def _read(
         self,

@@ -255,3 +255,22 @@ def test_plan_counts_a_steps_crops_as_training_draws_them():
     )
     (work,) = [finding.what for finding in plan.examine(config) if finding.name == "work"]
     assert "joint steps of 6 crops, 2 at a time" in work
+
+
+@pytest.mark.parametrize(
+    ("gpus", "fits", "shared"),
+    [([], True, True), ([80e9], True, False), ([80e9] * 4, True, True), ([8e9] * 4, False, True)],
+)
+def test_plan_says_what_is_shared_out_and_that_all_weights_must_fit(monkeypatch, gpus, fits, shared):
+    from anony_pipeline import plan
+    from anony_pipeline.config import loading
+
+    monkeypatch.setattr(plan, "_gpus_bytes", lambda: gpus)
+    files = [Path(__file__).parents[2] / "configs" / name for name in ("planB_colab.yaml", "planB_sdxl.yaml")]
+    found = {finding.name: finding for finding in plan.examine(loading.load(files, ["training.fsdp=true"]))}
+    assert found["memory for weights"].fine is fits
+    # SDXL: 2.6 and 0.9 billion weights of two bytes.
+    assert "6.9 GB for all weights while they are loaded" in found["memory for weights"].what
+    assert "1.8 GB in each process, and the UNet's frozen 5.1 GB" in found["memory for weights"].what
+    assert found["training.fsdp"].fine is shared
+    assert "training.fsdp" not in {finding.name for finding in plan.examine(loading.load(files))}

@@ -140,20 +140,51 @@ def test_pretraining_comes_nearer_to_its_targets(parts, data):
     assert losses[-1] < 0.97 * losses[0]
 
 
-def test_accumulated_parts_give_the_gradient_of_the_whole_batch(parts, data):
-    gradients = []
-    for accumulation in (1, 2):
-        state, objective = parts(
-            "pretrain", training__accumulation=accumulation, loss__l1_weight=0, loss__perceptual_weight=1
-        )
-        batch = draw(data, state, Kind.FACE, size=4)
+def uneven(batch):
+    """The batch with masks of different sizes, more or fewer regions in its crops, and an original serial unknown."""
+    masks = batch.masks.clone()
+    masks[0] = 1
+    masks[1, ..., ::2] = 0
+    rows = list(batch.rows)
+    rows[0] = dataclasses.replace(rows[0], original_serial=None)
+    more = {"neighbors_xyxy": (*rows[1].neighbors_xyxy, (0.0, 0.0, 9.0, 9.0)), "labels": (*rows[1].labels, 1)}
+    rows[1] = dataclasses.replace(rows[1], **more)
+    return dataclasses.replace(batch, masks=masks, rows=tuple(rows))
+
+
+@pytest.mark.parametrize("kind", list(Kind))
+def test_accumulated_parts_give_the_losses_and_the_gradient_of_the_whole_batch(parts, data, kind):
+    found = []
+    for passes in (1, 4):
+        state, objective = parts(training__accumulation=passes)
+        batch = uneven(draw(data, state, kind, size=4))
         state.apply = lambda _: 0.0
-        joint.step_generator(state, batch, objective)
-        parameters = state.networks.generator.unet.named_parameters()
-        gradients.append({name: value.grad for name, value in parameters if value.grad is not None})
-    assert gradients[0].keys() == gradients[1].keys()
-    for name, whole in gradients[0].items():
-        assert torch.allclose(gradients[1][name], whole, atol=1e-6, rtol=1e-3)
+        found.append((joint.step_generator(state, batch, objective), gradients_of(state)))
+    (losses, gradients), (parted_losses, parted_gradients) = found
+    assert parted_losses == pytest.approx(losses, rel=1e-4, abs=1e-6)
+    assert parted_gradients.keys() == gradients.keys()
+    whole, parted = (torch.cat([one[name].flatten() for name in gradients]) for one in (gradients, parted_gradients))
+    assert (parted - whole).norm() < 1e-3 * whole.norm()
+
+
+def gradients_of(state):
+    parameters = state.networks.generator.unet.named_parameters()
+    return {name: value.grad for name, value in parameters if value.grad is not None}
+
+
+def one_by_one(state, batch, objective):
+    """Let the generator fill the crops of a batch in a step each, and learn nothing.
+
+    Returns what it made, and the mean of the gradients.
+    """
+    state.apply = lambda _: 0.0
+    made = []
+    for place in range(len(batch)):
+        joint.step_generator(state, batch.part([place]), objective)
+        made.append(state.generated.outputs)
+    gradients = {name: value / len(batch) for name, value in gradients_of(state).items()}
+    state.optimizers["generator"].zero_grad()
+    return torch.cat(made), gradients
 
 
 MIX = {"DE": {"plate": 1.0, "style_DE": 0.5}, "NL": {"style_DE": 1.0}}
@@ -171,22 +202,15 @@ def test_crops_of_different_adapters_are_filled_apart_and_learned_together(parts
     for value in weights.values():
         torch.nn.init.normal_(value.data, std=0.1, generator=torch.manual_seed(4))
     batch = in_styles(draw(data, state, Kind.PLATE, size=4), ["NL", "FR", "DE", "NL"])
-    # Gradients add up, and no step is taken.
-    state.apply = lambda _: 0.0
-    filled = []
-    for place in range(4):
-        joint.step_generator(state, batch.part([place]), objective)
-        filled.append(state.generated.outputs)
-    one_by_one = {name: value.grad for name, value in weights.items() if value.grad is not None}
-    state.optimizers["generator"].zero_grad()
+    made, wanted = one_by_one(state, batch, objective)
     joint.step_generator(state, batch, objective)
     # In the batch's order, whatever order they were filled in.
-    assert torch.allclose(state.generated.outputs, torch.cat(filled), atol=1e-5)
-    learned = {name: value.grad for name, value in weights.items() if value.grad is not None}
+    assert torch.allclose(state.generated.outputs, made, atol=1e-5)
+    learned = gradients_of(state)
     assert {name.split(".")[-2] for name in learned} == {"plate", "style_DE"}
-    assert learned.keys() == one_by_one.keys()
-    for name, mean in learned.items():
-        assert torch.allclose(one_by_one[name] / 4, mean, atol=1e-6, rtol=1e-3), name
+    assert learned.keys() == wanted.keys()
+    for name, gradient in learned.items():
+        assert torch.allclose(gradient, wanted[name], atol=1e-6, rtol=1e-3), name
 
 
 def test_small_crops_are_filled_at_half_of_their_size_and_learned_with_the_others(parts, data):
@@ -204,20 +228,16 @@ def test_small_crops_are_filled_at_half_of_their_size_and_learned_with_the_other
     assert batches.small_of(generator, batch) == [False, True, False, True]
     seen = []
     generator.unet.register_forward_pre_hook(lambda _, given: seen.append(tuple(given[0].shape)))
-    state.apply = lambda _: 0.0
-    filled = []
-    for place in range(4):
-        joint.step_generator(state, batch.part([place]), objective)
-        filled.append(state.generated.outputs)
-    one_by_one = {name: value.grad for name, value in weights.items() if value.grad is not None}
+    made, wanted = one_by_one(state, batch, objective)
     assert [shape[-2:] for shape in seen] == [(32, 32), (16, 16), (32, 32), (16, 16)]
-    state.optimizers["generator"].zero_grad()
     seen.clear()
     joint.step_generator(state, batch, objective)
     assert [(shape[0], shape[-1]) for shape in seen] == [(2, 32), (2, 16)]
-    assert torch.allclose(state.generated.outputs, torch.cat(filled), atol=1e-5)
-    for name, total in one_by_one.items():
-        assert torch.allclose(total / 4, weights[name].grad, atol=1e-6, rtol=1e-3), name
+    assert torch.allclose(state.generated.outputs, made, atol=1e-5)
+    learned = gradients_of(state)
+    assert learned.keys() == wanted.keys()
+    for name, gradient in learned.items():
+        assert torch.allclose(gradient, wanted[name], atol=1e-6, rtol=1e-3), name
 
 
 @pytest.mark.parametrize("styles", [["FR", "DE", "NL", "NL", "NL", "NL", "NL", "FR"], ["NL"] * 7 + ["DE"], ["NL"] * 8])

@@ -49,6 +49,19 @@ def rows_of(outputs):
         return list(csv.DictReader(file))
 
 
+def assert_same_curves(one, two):
+    assert len(one) == len(two) == STEPS
+    compared = set()
+    for first, second in zip(one, two, strict=True):
+        # Equal blanks: both drew the same kind of region in each step.
+        assert {name for name, value in first.items() if value} == {name for name, value in second.items() if value}
+        for name in set(first) - {"seconds", "crops_per_second"}:
+            if first[name]:
+                assert float(second[name]) == pytest.approx(float(first[name]), rel=1e-4, abs=1e-4), name
+                compared.add(name)
+    assert {"l1", "perceptual", "id", "adv", "reading", "discriminator", "detector", "gradient_norm"} <= compared
+
+
 @pytest.fixture(scope="module")
 def two_styles(tmp_path_factory):
     """A tiny set whose plates are of two styles."""
@@ -59,7 +72,7 @@ def two_styles(tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("changes", [MIX, {"training__fsdp": True}], ids=["mixed adapters", "shared out"])
-def test_two_processes_train_as_one_does_with_two_parts(two_styles, tmp_path, changes):
+def test_two_processes_train_as_one_does(two_styles, tmp_path, changes):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -73,23 +86,13 @@ def test_two_processes_train_as_one_does_with_two_parts(two_styles, tmp_path, ch
         process.start()
     with pytest.MonkeyPatch.context() as patch:
         train = conftest.patch_training(two_styles, patch)
-        alone = changes | {"training__fsdp": False, "training__accumulation": 2}
+        alone = changes | {"training__fsdp": False}
         train(settings(two_styles, tmp_path / "one", **alone), mode="joint", max_steps=STEPS)
     for process in team:
         process.join(timeout=500)
     assert [process.exitcode for process in team] == [0, 0]
 
-    one, two = rows_of(tmp_path / "one"), rows_of(tmp_path / "two")
-    assert len(one) == len(two) == STEPS
-    compared = set()
-    for first, second in zip(one, two, strict=True):
-        # Equal blanks: both drew the same kind of region in each step.
-        assert {name for name, value in first.items() if value} == {name for name, value in second.items() if value}
-        for name in set(first) - {"seconds", "crops_per_second"}:
-            if first[name]:
-                assert float(second[name]) == pytest.approx(float(first[name]), rel=1e-4, abs=1e-4), name
-                compared.add(name)
-    assert {"l1", "perceptual", "id", "adv", "reading", "discriminator", "detector", "gradient_norm"} <= compared
+    assert_same_curves(rows_of(tmp_path / "one"), rows_of(tmp_path / "two"))
     # What both learned is there, of each style, with its mix.
     loaded = tiny.make_generator(settings(two_styles, tmp_path))
     saved = state.list_checkpoints(tmp_path / "two" / "checkpoints")[-1]
@@ -103,6 +106,19 @@ def test_two_processes_train_as_one_does_with_two_parts(two_styles, tmp_path, ch
     assert learned == names
     # One wrote: no second process left anything of its own.
     assert len(state.list_checkpoints(tmp_path / "two" / "checkpoints")) == 1
+
+
+@pytest.mark.slow
+def test_passes_change_no_loss_curve(config, tiny_training, tmp_path):
+    """Four crops at once, two times two, and four times one."""
+    curves = []
+    for passes in (1, 2, 4):
+        outputs = tmp_path / str(passes)
+        sizes = {"training__batch_size": 4, "training__accumulation": passes}
+        tiny_training(config(paths__outputs=str(outputs), **sizes), mode="joint", max_steps=STEPS)
+        curves.append(rows_of(outputs))
+    assert_same_curves(curves[0], curves[1])
+    assert_same_curves(curves[0], curves[2])
 
 
 def test_a_batch_that_processes_cannot_share_is_refused(config):
