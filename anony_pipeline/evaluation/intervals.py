@@ -4,6 +4,8 @@ import numpy as np
 from scipy import stats
 
 Interval = tuple[float, float]
+DRAWN_AT_ONCE = 500_000
+"""Of the counts of persons in resamples: 4 MB, however many people there are."""
 
 
 def clopper_pearson(hits: float, n: int, confidence: float = 0.95) -> Interval:
@@ -67,8 +69,11 @@ def _means(values: np.ndarray, groups: np.ndarray, resamples: int, rng: np.rando
     _, index = np.unique(groups, return_inverse=True)
     count = int(index.max()) + 1
     sums, counts = np.bincount(index, values, count), np.bincount(index, minlength=count)
-    drawn = rng.multinomial(count, np.full(count, 1 / count), size=resamples)
-    return np.asarray((drawn @ sums) / (drawn @ counts))
+    means, at_once = [], max(1, DRAWN_AT_ONCE // count)
+    for start in range(0, resamples, at_once):
+        drawn = rng.multinomial(count, np.full(count, 1 / count), size=min(at_once, resamples - start))
+        means.append((drawn @ sums) / (drawn @ counts))
+    return np.concatenate(means)
 
 
 def _percentiles(means: np.ndarray) -> Interval:

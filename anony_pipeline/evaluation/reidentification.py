@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-CHUNK = 1024
+PAIRS_AT_ONCE = 1_000_000
+"""Of similarities: 4 MB, however large the gallery is."""
 TIE = 1e-6
 
 
@@ -67,6 +68,7 @@ def rank(probes: Faces, gallery: Faces, *, same_photograph: bool = False) -> Ran
     """
     people, columns = np.unique(gallery.persons, return_inverse=True)
     order = np.argsort(columns, kind="stable")
+    gallery = gallery.take(order)
     starts = np.searchsorted(columns[order], np.arange(len(people)))
     own = np.searchsorted(people, probes.persons)
     above, ties = np.zeros(len(probes), int), np.zeros(len(probes), int)
@@ -74,7 +76,7 @@ def rank(probes: Faces, gallery: Faces, *, same_photograph: bool = False) -> Ran
     for rows, similarity in _similarities(probes, gallery):
         if not same_photograph:
             similarity[probes.images[rows][:, None] == gallery.images[None, :]] = -np.inf
-        nearest = np.maximum.reduceat(similarity[:, order], starts, axis=1)
+        nearest = np.maximum.reduceat(similarity, starts, axis=1)
         mine = nearest[np.arange(len(nearest)), np.minimum(own[rows], len(people) - 1)]
         known[rows] &= np.isfinite(mine)
         above[rows] = (nearest > mine[:, None] + TIE).sum(axis=1)
@@ -131,16 +133,18 @@ def sameness(embeddings: np.ndarray) -> tuple[float, float]:
     """
     values = np.asarray(embeddings, np.float64)
     n = len(values)
-    mean = (np.square(values.sum(axis=0)).sum() - np.square(values).sum()) / (n * (n - 1))
     # The smaller of the two Gram matrices has the same eigenvalues other than 0.
-    eigenvalues = np.square(np.linalg.svd(values, compute_uv=False)) / max(np.square(values).sum(), 1e-12)
+    gram = values.T @ values if n > values.shape[1] else values @ values.T
+    mean = (np.square(values.sum(axis=0)).sum() - np.trace(gram)) / (n * (n - 1))
+    eigenvalues = np.linalg.eigvalsh(gram) / max(np.trace(gram), 1e-12)
     positive = eigenvalues[eigenvalues > 1e-12]
     return float(mean), float(np.exp(-(positive * np.log(positive)).sum()) / n)
 
 
 def _similarities(probes: Faces, gallery: Faces) -> Iterator[tuple[slice, np.ndarray]]:
-    for start in range(0, len(probes), CHUNK):
-        rows = slice(start, start + CHUNK)
+    at_once = max(1, PAIRS_AT_ONCE // max(1, len(gallery)))
+    for start in range(0, len(probes), at_once):
+        rows = slice(start, start + at_once)
         yield rows, probes.embeddings[rows] @ gallery.embeddings.T
 
 

@@ -57,7 +57,9 @@ def reference(records, annotations, found, max_detections):
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 @pytest.mark.parametrize("max_detections", [2, 500])
-def test_average_precision_equals_pycocotools(seed, max_detections):
+@pytest.mark.parametrize("at_once", [1, 7, 20_000])
+def test_average_precision_equals_pycocotools_in_any_parts(monkeypatch, seed, max_detections, at_once):
+    monkeypatch.setattr(detection, "AT_ONCE", at_once)
     records, annotations, found = scene(seed)
     scores = detection.average_precision(records, annotations, found, max_detections=max_detections)
     mean, mean50, ap50, ar50 = reference(records, annotations, found, max_detections)

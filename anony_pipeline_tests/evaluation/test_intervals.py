@@ -25,6 +25,13 @@ def test_photographs_of_few_persons_widen_the_interval():
     assert by_person[0] <= values.mean() <= by_person[1]
 
 
+def test_resamples_in_parts_are_those_of_one_draw(monkeypatch):
+    values, persons = np.random.default_rng(0).random(60), np.arange(60) // 2
+    whole = intervals.bootstrap_by_person(values, persons, 100, np.random.default_rng(1))
+    monkeypatch.setattr(intervals, "DRAWN_AT_ONCE", 200)
+    assert intervals.bootstrap_by_person(values, persons, 100, np.random.default_rng(1)) == whole
+
+
 def test_no_hit_at_all_still_has_an_upper_bound_by_the_number_of_persons():
     low, high = intervals.bootstrap_by_person(np.zeros(200), np.arange(200) % 20, 100, np.random.default_rng(0))
     assert (low, high) == pytest.approx((0, intervals.clopper_pearson(0, 20)[1]))

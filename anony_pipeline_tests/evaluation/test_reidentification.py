@@ -42,7 +42,7 @@ def test_rank1_equals_the_reference():
 
 @pytest.mark.parametrize("chunk", [7, 1024])
 def test_tar_at_far_equals_the_reference_in_any_chunks(monkeypatch, chunk):
-    monkeypatch.setattr(reidentification, "CHUNK", chunk)
+    monkeypatch.setattr(reidentification, "PAIRS_AT_ONCE", chunk)
     faces, rng = people()
     probes = Faces(unit(faces.embeddings + 0.3 * rng.normal(size=faces.embeddings.shape)), faces.persons, faces.images)
     threshold = reidentification.threshold_at_far(faces, 1e-2)
