@@ -522,7 +522,7 @@ class FigureMaker:
         }
         reason = self._too_few(len(names), "images that WIDERFace's lists name")
         found: dict[str, list[Any]] = {name: [] for name in names.values()}
-        for image_id, category, *box_and_score in np.asarray(observed.detections[panel]).tolist():
+        for image_id, category, *box_and_score in observed.detected(panel).tolist():
             name = names.get(int(image_id))
             if name is not None and category == CATEGORY_IDS[Kind.FACE]:
                 found[name].append(box_and_score)
@@ -748,7 +748,7 @@ class FigureMaker:
         return detection.average_precision(
             [image for image in self.evidence.images if image["id"] in numbers],
             [annotation for annotation in self.evidence.annotations if annotation["image_id"] in numbers],
-            np.asarray(observed.detections[panel]),
+            observed.detected(panel),
             categories=sorted(CATEGORY_IDS[kind] for kind in self.evidence.detects[panel]),
             max_detections=max_detections,
         )

@@ -64,7 +64,7 @@ class LoadedDetector:
         digests = [digest(image) for image in images_rgb]
         new = {digest: image for digest, image in zip(digests, images_rgb, strict=True) if digest not in self._kept}
         looked = find(self._detector, list(new.values()), LOWEST_SCORE) if new else []
-        found = {digest: _as_rows(regions) for digest, regions in zip(new, looked, strict=True)}
+        found = {digest: as_rows(regions) for digest, regions in zip(new, looked, strict=True)}
         if keep:
             self._kept |= found
         return [_as_regions(found[digest] if digest in found else self._kept[digest]) for digest in digests]
@@ -77,7 +77,7 @@ def digest(image_rgb: np.ndarray) -> bytes:
     return found.digest()
 
 
-def _as_rows(regions: Sequence[Region]) -> np.ndarray:
+def as_rows(regions: Sequence[Region]) -> np.ndarray:
     """``(N, 6)`` float32 of category, box and score: a thirtieth of the objects' memory, and detectors know no more."""
     rows = [(CATEGORY_IDS[region.kind], *region.box_xyxy, region.score) for region in regions]
     return np.array(rows, np.float32).reshape(-1, 6)

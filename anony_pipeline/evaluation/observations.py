@@ -14,12 +14,12 @@ import numpy as np
 
 from anony_pipeline.anonymize.verifying import plate_crop
 from anony_pipeline.evaluation import coverage
-from anony_pipeline.evaluation.judges import PANELS, Judges, digest
+from anony_pipeline.evaluation.judges import PANELS, Judges, as_rows, digest
 from anony_pipeline.evaluation.methods import Scene, Treated
 from anony_pipeline.evaluation.schema import Panel
 from anony_pipeline.models.recognizer import align
 from anony_pipeline.ops import crops
-from anony_pipeline.structures.regions import CATEGORY_IDS, Kind, Region, boxes_of
+from anony_pipeline.structures.regions import Kind, Region, boxes_of
 
 FEATURE_CONTEXT = 1.3
 """Features see a little of the surroundings: a seam is a flaw, too."""
@@ -87,8 +87,7 @@ class Observed:
         candidates: By panel, the likeliest texts of each plate; the one text of a reader that tells no more.
         features: One vector a region.
         shown: Of each original region, a digest of what the features were made of; empty for methods.
-        detections: By panel, ``(N, 7)`` of image id, category id, COCO box ``(x, y, width, height)`` and score; an
-            image's rows at a time while images are seen.
+        detections: By panel, of each image what was found, see `anony_pipeline.evaluation.judges.as_rows`.
         intended: Of each plate, the new serial; None where none is intended or the plate was missed.
         shares: Of each region, the covered share of its pixels.
         rows: Of each region, its number in `Subjects`.
@@ -106,7 +105,7 @@ class Observed:
     candidates: dict[Panel, list[tuple[str, ...]]] = field(default_factory=dict)
     features: Sequence[np.ndarray] | np.ndarray = field(default_factory=list)
     shown: list[bytes] = field(default_factory=list)
-    detections: dict[Panel, Sequence[np.ndarray] | np.ndarray] = field(default_factory=dict)
+    detections: dict[Panel, list[np.ndarray]] = field(default_factory=dict)
     intended: list[str | None] = field(default_factory=list)
     shares: list[float] = field(default_factory=list)
     rows: list[int] = field(default_factory=list)
@@ -123,11 +122,15 @@ class Observed:
         embeddings: dict[Panel, Sequence[np.ndarray] | np.ndarray] = {
             panel: np.asarray(vectors, HALF_PRECISION) for panel, vectors in self.embeddings.items()
         }
-        detections: dict[Panel, Sequence[np.ndarray] | np.ndarray] = {
-            panel: np.concatenate([np.zeros((0, 7)), *rows]) for panel, rows in self.detections.items()
-        }
-        features = np.asarray(self.features, np.float32)
-        return replace(self, embeddings=embeddings, features=features, detections=detections)
+        return replace(self, embeddings=embeddings, features=np.asarray(self.features, np.float32))
+
+    def detected(self, panel: Panel) -> np.ndarray:
+        """``(N, 7)`` float64 of image id, category id, COCO box ``(x, y, width, height)`` and score."""
+        rows = self.detections[panel]
+        # A judge that could not see was not asked.
+        ids = np.repeat(self.images if rows else [], [len(found) for found in rows])
+        found = np.concatenate([np.zeros((0, 6), np.float32), *rows]).astype(np.float64)
+        return np.column_stack([ids, found[:, :3], found[:, 3:5] - found[:, 1:3], found[:, 5]])
 
 
 @dataclass(frozen=True)
@@ -254,8 +257,7 @@ class Observer:
             if ("detector", panel) in asked.blind:
                 continue
             found = detector.find(images_rgb, keep=keep)
-            new = [_rows(scene.record["id"], regions) for scene, regions in zip(scenes, found, strict=True)]
-            into.detections[panel] = [*into.detections[panel], *new]
+            into.detections[panel] += [as_rows(regions) for regions in found]
 
 
 def judged(scene: Scene) -> list[tuple[Region, dict[str, Any]]]:
@@ -324,18 +326,6 @@ def _cover(into: Observed, scene: Scene, result: Treated) -> None:
         if region.kind is Kind.PLATE:
             by = coverage.covering(region.box_xyxy, candidates)
             into.intended.append(None if by is None else result.serials[by])
-
-
-def _rows(image_id: int, regions: Sequence[Region]) -> np.ndarray:
-    boxes_xyxy = boxes_of(list(regions)).astype(np.float64)
-    columns = (
-        np.full(len(regions), image_id),
-        [CATEGORY_IDS[region.kind] for region in regions],
-        boxes_xyxy[:, :2],
-        boxes_xyxy[:, 2:] - boxes_xyxy[:, :2],
-        [region.score for region in regions],
-    )
-    return np.column_stack(columns)
 
 
 def thumbnail(image_rgb: np.ndarray, region: Region, height_px: int = 96) -> np.ndarray:
