@@ -628,7 +628,7 @@ class FigureMaker:
 
     def _not_measured(self) -> Figures:
         made = {"attributes": null("attributes", "no judge of pose, expression and age is configured")}
-        made |= {name: null(name, "evaluation.attacks.kinds does not name it") for name in attacks.NAMES}
+        made |= {name: null(name, "not tried: evaluation.attacks.kinds does not name it") for name in attacks.NAMES}
         if self.widerface is None:
             reason = "evaluation.widerface_ground_truth does not name the protocol's lists"
             made |= {f"widerface_{key}": null(f"widerface_{key}", reason) for key in widerface_protocol.DIFFICULTIES}

@@ -66,6 +66,7 @@ TITLES = {
     REAL_HALVES: "originals, half against half",
     "none": "none (the originals)",
 }
+SLICES = {"style": "plate style", "size": "height", "kind": "only", "skin": "skin tone", "time": "light by"}
 GIVEN = "the folder's images"
 SHEET_CELL_HW = (64, 192)
 PICTURED = ("none", f"{ANONYMIZER}/detected", "base", "fit", "blur", "other_face")
@@ -89,6 +90,17 @@ def number(value: float) -> str:
     if abs(value) >= 100:
         return f"{value:.0f}"
     return f"{value:.3f}" if abs(value) >= 0.001 else f"{value:.1e}"
+
+
+def title_of_slice(name: str) -> str:
+    """A slice in words.
+
+    >>> title_of_slice("size:<16"), title_of_slice("style:FR"), title_of_slice("pose:frontal")
+    ('height <16 px', 'plate style FR', 'pose frontal')
+    """
+    group, _, value = name.partition(":")
+    value = {"face": "faces", "license_plate": "plates"}.get(value, value)
+    return f"{SLICES.get(group, group)} {value}{' px' * (group == 'size')}"
 
 
 def scorecard_table(card: Scorecard) -> Table:
@@ -171,9 +183,9 @@ def render(card: Scorecard, pictures: Sequence[Shown] = (), history: Sequence[Sc
         privacy=PRIVACY,
         originals=card.row("none"),
         attacked=[row for row in overall_rows(card) if "attack_linkability" in row.figures],
-        slices=[(name, _slice_rows(card, name)) for name in slices],
-        reasons=_reasons(card, HEADLINE),
-        detail_reasons=_reasons(card, DETAILS),
+        slices=[_slice(card, name) for name in slices],
+        reasons=_reasons(overall_rows(card), HEADLINE),
+        detail_reasons=_reasons(overall_rows(card), DETAILS),
         pictures=[_gallery(shown) for shown in pictures],
         pictured=[(key, TITLES.get(key, key)) for key in PICTURED if any(key in after for _, _, after in pictures)],
     )
@@ -244,6 +256,14 @@ def _with_arrow(name: str) -> str:
     return f"{METRICS[name].title} {'↑' if METRICS[name].better == 'higher' else '↓'}"
 
 
+def _slice(card: Scorecard, name: str) -> tuple[str, list[Row], list[str]]:
+    """A slice's title with its number of regions, its rows if they have a figure, and why some are null."""
+    rows = _slice_rows(card, name)
+    measured = any((figure := row.figures.get(name)) and figure.value is not None for row in rows for name in HEADLINE)
+    regions = max((figure.n or 0 for row in rows if (figure := row.figures.get("coverage")) is not None), default=0)
+    return f"{title_of_slice(name)}: {regions} regions", rows if measured else [], _reasons(rows, HEADLINE)
+
+
 def _slice_rows(card: Scorecard, name: str) -> list[Row]:
     shown = ("detected", "ground_truth")
     rows = [row for row in card.rows if row.slice == name and row.panel == "held_out"]
@@ -252,15 +272,15 @@ def _slice_rows(card: Scorecard, name: str) -> list[Row]:
     ]
 
 
-def _reasons(card: Scorecard, names: Sequence[str]) -> list[str]:
-    """The reasons of the overall figures that are null, each once, in the order in which they appear."""
-    found: dict[str, None] = {}
-    for row in overall_rows(card):
+def _reasons(rows: Sequence[Row], names: Sequence[str]) -> list[str]:
+    """Why figures are null, each reason once with the columns that it is of, in the order in which they appear."""
+    found: dict[str, dict[str, None]] = {}
+    for row in rows:
         for name in names:
             figure = row.figures.get(name)
             if figure is not None and figure.reason is not None:
-                found.setdefault(f"{METRICS[name].title}: {figure.reason}")
-    return list(found)
+                found.setdefault(figure.reason, {})[METRICS[name].title] = None
+    return [f"{', '.join(titles)}: {reason}" for reason, titles in found.items()]
 
 
 def _gallery(shown: Shown) -> tuple[str, list[tuple[str, str]]]:

@@ -133,6 +133,8 @@ class Run:
             )
             for scene_number, index, picture in shown:
                 region = scenes[scene_number].regions[index]
+                if region.kind not in method.kinds:
+                    continue  # left as it was: that says nothing about the method
                 picture.after_rgb[key] = thumbnail(treated[scene_number].image_rgb, region)
 
     def _new_pictures(self, scenes: Sequence[Scene]) -> list[tuple[int, int, Picture]]:

@@ -49,11 +49,17 @@ METRICS: dict[str, Metric] = {
         "leak, 5 candidates",
         "original serial among a reader's five likeliest, exactly or but for one character",
     ),
-    "easyocr_plate_acc": Metric("higher", "plate reads", "intended serial read, over the reader's rate on originals"),
+    "easyocr_plate_acc": Metric(
+        "higher",
+        "plate reads",
+        "intended serial read, over the reader's rate on originals; above 1 where new plates are easier to read",
+    ),
     "plate_cer": Metric("lower", "plate CER", "character errors of the reading against the intended serial"),
     "val_map": Metric("higher", "mAP", "COCO mAP on the anonymized images against the original boxes"),
     "val_map50": Metric("higher", "mAP50", "the same at IoU 0.50"),
-    "map_retention": Metric("higher", "mAP kept", "mAP over that on the originals"),
+    "map_retention": Metric(
+        "higher", "mAP kept", "mAP over that on the originals; above 1 where new regions are easier to find"
+    ),
     "pp4av_ap50_face": Metric("higher", "PP4AV face AP50", "PP4AV's own protocol"),
     "pp4av_ar50_face": Metric("higher", "PP4AV face AR50", "PP4AV's own protocol"),
     "pp4av_ap50_plate": Metric("higher", "PP4AV plate AP50", "PP4AV's own protocol"),

@@ -233,9 +233,10 @@ def _gate(row: Row | None, name: str, rule: str, bound: float) -> Gate:
         reason = reason or "there is no interval"
     else:
         passed = value >= bound if rule == "at least" else value <= bound
-        reason = None if passed else f"{value:.4f} is {'below' if rule == 'at least' else 'above'} {bound:g}"
+        found = f"the 95 % interval ends at {value:.4f}," if rule.startswith("upper bound") else f"{value:.4f} is"
+        reason = None if passed else f"{found} {'below' if rule == 'at least' else 'above'} {bound:g} (n = {figure.n})"
     if passed and name == "reid_excess" and (figure.n or 0) < MIN_PROBES:
-        passed, reason = False, f"only {figure.n} probes; the gate needs {MIN_PROBES}"
+        passed, reason = False, f"within the bound, but by only {figure.n} probes; the gate needs {MIN_PROBES}"
     return Gate(name=name, metric=name, passed=passed, value=value, bound=bound, rule=rule, reason=reason)
 
 

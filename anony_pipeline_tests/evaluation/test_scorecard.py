@@ -86,6 +86,34 @@ def test_evaluate_writes_a_scorecard_that_reads_back_and_a_page_that_stands_alon
     assert "a" * 64 in page
 
 
+def test_a_page_says_of_a_slice_how_many_regions_it_has_and_why_a_figure_is_null(whole):
+    page = (whole[1] / "report" / "index.html").read_text()
+    slices = dict(re.findall(r"<details><summary>(.*?)</summary>(.*?)</details>", page, re.DOTALL))
+    assert "<table" in slices["plate style FR: 36 regions"]
+    assert "only 0 faces; a figure needs 10" in slices["height 16-32 px: 24 regions"]
+    empty = slices["height &gt;=64 px: 0 regions, too few for a figure"]
+    assert "<table" not in empty
+    assert "rank-1, over other_face, similarity: only 0 faces; a figure needs 10" in empty
+
+
+def test_a_page_says_of_a_gate_what_is_allowed_what_it_means_and_how_many_told(whole):
+    page = (whole[1] / "report" / "index.html").read_text()
+    gates = re.findall(r"<li class=\"(?:holds)?\"><b>(.*?)</li>", page, re.DOTALL)
+    leak = next(gate for gate in gates if "plate leak" in gate)
+    assert "allowed is at most 0.010" in leak
+    assert "interval ends at" in leak
+    assert "(n = 24)" in leak
+    assert "original serial still read" in leak
+
+
+def test_a_picture_is_shown_only_of_methods_that_treat_its_kind(whole):
+    page = (whole[1] / "report" / "index.html").read_text()
+    assert 'alt="face' in page
+    assert re.search(r'alt="face \d+: other_face"', page)
+    assert re.search(r'alt="license_plate \d+: blur"', page)
+    assert not re.search(r'alt="license_plate \d+: other_face"', page)
+
+
 def test_the_headline_is_the_anonymizer_end_to_end_by_held_out_judges(whole):
     card, _ = whole
     ours = card.row()
