@@ -210,7 +210,19 @@ def _annotation_mistake(annotation: Record, known_images: set[Any]) -> str | Non
     if type(category) is not int or category not in KINDS_BY_CATEGORY:
         return f"category_id must be 1 or 2: got {category!r}"
     box: Any = annotation.get("bbox")
-    numeric = isinstance(box, list) and len(box) == 4 and all(type(value) in (int, float) for value in box)
-    if not numeric or not all(math.isfinite(value) for value in box) or box[2] <= 0 or box[3] <= 0:
+    if not _are_numbers(box, 4) or box[2] <= 0 or box[3] <= 0:
         return f"bbox must be x, y, and a width and height above 0: got {box!r}"
+    for name, count in (("quad", 4), ("landmarks", 5)):
+        points: Any = annotation.get(name) or [[0, 0]] * count
+        if not isinstance(points, list) or len(points) != count or not all(_are_numbers(point, 2) for point in points):
+            return f"{name} must be {count} points x, y: got {points!r}"
     return None
+
+
+def _are_numbers(values: object, count: int) -> bool:
+    """Whether a JSON value is a list of so many numbers, none of them infinite or NaN."""
+    return (
+        isinstance(values, list)
+        and len(values) == count
+        and all(type(value) in (int, float) and math.isfinite(value) for value in values)
+    )

@@ -86,6 +86,9 @@ def test_a_remote_root_gives_remote_files(tmp_path):
         (content(annotations=[{**FACE, "bbox": [1, 2, 0, 4]}]), r"annotations\[0\]: bbox"),
         (content(annotations=[{**FACE, "bbox": [1, 2, 3]}]), r"annotations\[0\]: bbox"),
         (json.dumps(content(annotations=[{**FACE, "bbox": [1, 2, 3, float("nan")]}])), r"annotations\[0\]: bbox"),
+        (content(annotations=[{**FACE, "landmarks": [[1, 2]] * 4}]), r"annotations\[0\]: landmarks must be 5 points"),
+        (json.dumps(content(annotations=[{**FACE, "landmarks": [[1, float("nan")]] * 5}])), r"landmarks must be .*nan"),
+        (content(annotations=[{**PLATE, "quad": [[1, 2, 3]] * 4}]), r"annotations\[0\]: quad must be 4 points"),
         (content(annotations=[{**FACE, "id": n, "category_id": 0} for n in range(9)]), "and 4 more"),
     ],
 )
