@@ -331,7 +331,7 @@ def resolve(name: str, weights_dir: Path, *, offline: bool, revision: str | None
         if candidate.exists():
             return _checked(name, candidate)
     if direct.suffix in (".onnx", ".safetensors", ".pth", ".pt") or direct.is_absolute():
-        raise _nowhere(name, [str(direct), str(weights_dir / name)], offline=offline)
+        raise _nowhere(name, list(dict.fromkeys((str(direct), str(weights_dir / name)))), offline=offline)
     tried = [str(weights_dir / name)]
     entry = REGISTRY.get(name)
     for source in entry.sources if entry else (Source("hub", name, revision),):
