@@ -204,8 +204,10 @@ class Costs:
         self.peaks_gb: list[float] = []
 
     def on_event(self, event: journal.Event) -> None:
-        self.begun = (event["event"], event["stage"]) == ("begin", "joint") or (self.begun and event["event"] != "end")
-        self._restart()
+        if event["event"] == "begin":
+            self.begun = event["stage"] == "joint"
+        if event["event"] != "step":  # that one comes between an action and its count
+            self._restart()
 
     def should_stop(self) -> bool:
         if self.begun:
