@@ -65,6 +65,7 @@ def main() -> None:
     # Before anything imports a tokenizer or the hub: quiet, and nothing is sent.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")  # it warns of its own choice of engines
     try:
         app()
     except AnonyPipelineError as error:
@@ -156,7 +157,7 @@ def compare(
     if len(scorecards) < 2:
         raise typer.BadParameter("give two scorecards or more")
     cards = [printing.read_scorecard(path) for path in scorecards]
-    out.print(printing.comparison(cards, comparison.compare(cards)))
+    out.print(printing.comparison(cards, comparison.compare(cards, [str(path) for path in scorecards])))
 
 
 @app.command()

@@ -5,12 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
 from rich import box
 from rich.table import Table
 
 from anony_pipeline.doctor import Finding
 from anony_pipeline.errors import CheckpointError
-from anony_pipeline.evaluation.schema import METRICS, Figure, Row, Scorecard
+from anony_pipeline.evaluation.schema import METRICS, READABLE, Figure, Row, Scorecard, first_mistake
 
 if TYPE_CHECKING:  # both load more than a table needs
     from anony_pipeline.anonymize.folder import FolderReport
@@ -102,8 +103,8 @@ def read_scorecard(path: Path) -> Scorecard:
         raise CheckpointError(
             "the scorecard can't be read",
             where=path,
-            got=str(error).splitlines()[0],
-            allowed="a scorecard.json of this version",
+            got=first_mistake(error) if isinstance(error, ValidationError) else str(error).splitlines()[0],
+            allowed=f"a scorecard.json of format {' or '.join(READABLE)}",
             do="evaluate the checkpoint again",
         ) from error
 

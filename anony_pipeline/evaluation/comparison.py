@@ -39,20 +39,22 @@ def reasons_against(first: Scorecard, second: Scorecard) -> list[str]:
     return reasons
 
 
-def compare(cards: Sequence[Scorecard]) -> list[Compared]:
+def compare(cards: Sequence[Scorecard], names: Sequence[str] | None = None) -> list[Compared]:
     """Put the headline rows of scorecards side by side.
 
     Args:
         cards: At least two.
+        names: What they are called in an error; their own names if None.
 
     Raises:
         AnonyPipelineError: If other judges or other data made one of them.
     """
-    for card in cards[1:]:
+    names = names or [name_of(card) for card in cards]
+    for name, card in zip(names[1:], cards[1:], strict=True):
         if reasons := reasons_against(cards[0], card):
             raise AnonyPipelineError(
                 "the scorecards can't be compared: figures of other judges or data mean something else",
-                where=f"{name_of(cards[0])} and {name_of(card)}",
+                where=f"{names[0]} and {name}",
                 got="; ".join(reasons),
                 allowed="one data set and the same judges' weights",
                 do="evaluate both anew with one configuration",

@@ -638,7 +638,8 @@ class FigureMaker:
 
     def _too_few(self, n: int, what: str) -> str | None:
         least = self.evidence.settings.min_samples
-        return f"only {n} {what}; a figure needs {least}" if n < least else None
+        counted = what.replace("s", "", 1) if n == 1 else what  # 1 plate that can be read
+        return f"only {n} {counted}; a figure needs {least}" if n < least else None
 
     def _no_features(self, n: int) -> str | None:
         return self._blind("features", "held_out") or self._too_few(n, "regions")

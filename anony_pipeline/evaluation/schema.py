@@ -5,7 +5,7 @@ A scorecard of format 1 is read as one of format 2 that does not know its profil
 
 from typing import Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from anony_pipeline.config.schema import Profile
 
@@ -330,3 +330,9 @@ class Scorecard(Part):
         """Whether the terms of all that it was trained with allow it; unknown ones don't. None if none are listed."""
         terms = [licence.commercial_use is True for licence in self.licences if licence.trained_with]
         return all(terms) if terms else None
+
+
+def first_mistake(error: ValidationError) -> str:
+    """What is wrong first in a file that is no scorecard, in one line."""
+    first = error.errors(include_url=False)[0]
+    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}, not {str(first['input'])[:80]}"

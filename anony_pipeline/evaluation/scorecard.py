@@ -40,6 +40,7 @@ from anony_pipeline.evaluation.schema import (
     Row,
     Scorecard,
     Subject,
+    first_mistake,
     null,
 )
 from anony_pipeline.models import lora
@@ -142,15 +143,10 @@ def load(path: UPath | Path) -> Scorecard:
         raise AnonyPipelineError(
             "the scorecard can't be read",
             where=path,
-            got=_first_of(error) if isinstance(error, ValidationError) else str(error).splitlines()[0],
+            got=first_mistake(error) if isinstance(error, ValidationError) else str(error).splitlines()[0],
             allowed=f"a scorecard.json of format {' or '.join(READABLE)}",
             do="evaluate the checkpoint again",
         ) from error
-
-
-def _first_of(error: ValidationError) -> str:
-    first = error.errors(include_url=False)[0]
-    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}, not {str(first['input'])[:80]}"
 
 
 def merged(old: Scorecard | None, new: Scorecard) -> Scorecard:

@@ -1,5 +1,6 @@
 """Features of regions for FID and KID: an attribute network that also knows blur and noise, and no identities."""
 
+import pickle
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -94,11 +95,32 @@ class InceptionFeatures:
     """Inception v3's pool features as FID defines them, by torchmetrics and torch-fidelity from a local file."""
 
     def __init__(self, path: Path, device: str) -> None:
+        """Load it.
+
+        Args:
+            path: torch-fidelity's ``weights-inception-2015-12-05-6726825d.pth``.
+            device: Where it computes.
+
+        Raises:
+            WeightsError: If it is another file.
+        """
         # torchmetrics brings seconds of imports that the shipped features don't need.
         from torchmetrics.image.fid import NoTrainInceptionV3  # noqa: PLC0415
 
         sha256 = weights.check_sha256(path, None)
-        self._network = NoTrainInceptionV3("inception-v3-compat", ["2048"], str(path)).to(device).eval()
+        try:
+            # torch-fidelity unpickles whatever stands in the file: it gets to see only one that holds tensors alone.
+            torch.load(path, map_location="cpu", weights_only=True)
+            network = NoTrainInceptionV3("inception-v3-compat", ["2048"], str(path))
+        except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError, TypeError, LookupError) as error:
+            raise WeightsError(
+                "the file holds no weights of Inception v3 as FID defines it",
+                where=path,
+                got=f"{type(error).__name__}: {str(error).splitlines()[0][:100] if str(error) else 'nothing'}",
+                allowed="torch-fidelity's weights-inception-2015-12-05-6726825d.pth",
+                do="fetch that file, or set judges.features to `shipped` or a folder with a DINOv2",
+            ) from error
+        self._network = network.to(device).eval()
         self._device = device
         self.judge = JudgeCard(
             "features", "inception-v3-compat", f"torch-fidelity {version('torch-fidelity')}", path.name, sha256

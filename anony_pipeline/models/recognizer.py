@@ -282,7 +282,7 @@ class OnnxRecognizer:
         ) as error:
             raise _no_recognizer(path, type(error).__name__) from error
         if getattr(model, "taskname", None) != "recognition":
-            raise _no_recognizer(path, type(model).__name__)
+            raise _no_recognizer(path, "nothing that it knows" if model is None else type(model).__name__)
         self._model: Any = model
         self.input_size = int(model.input_size[0])
         self.judge = JudgeCard(

@@ -72,7 +72,7 @@ def test_two_folders_and_boxes_give_a_scorecard_and_a_page_without_a_checkpoint(
     assert "data:image/" not in page
     assert "the folder&#39;s images" in page or "the folder's images" in page
     assert "anonymizer, end to end" not in page
-    assert page.index("size:&lt;16") < page.index("size:16-32")
+    assert page.index("height &lt;16 px") < page.index("height 16-32 px")
 
 
 def test_a_lossy_copy_of_the_originals_is_not_taken_for_anonymized(copy, monkeypatch):

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from torchmetrics.image.fid import NoTrainInceptionV3
 from transformers import BitImageProcessor, Dinov2Config, Dinov2Model
 
 from anony_pipeline.errors import WeightsError
@@ -36,6 +37,48 @@ def test_the_network_is_small_and_its_maps_halve():
 def test_missing_inception_weights_name_their_file_and_sum(tmp_path):
     with pytest.raises(WeightsError, match=r"inception[\s\S]*6726825d0af5f729"):
         features.load_features("inception", weights_dir=tmp_path)
+
+
+class Planted:
+    """Unpickling it writes a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+@pytest.mark.parametrize("content", ["no weights", "another network", "a planted call"])
+def test_a_file_that_is_no_inception_is_refused_and_never_unpickled(tmp_path, content):
+    file = tmp_path / "inception.pth"
+    if content == "no weights":
+        file.write_bytes(b"\x08 what an ONNX file begins with")
+    else:
+        torch.save({"fc.weight": torch.zeros(2)} if content == "another network" else Planted(tmp_path / "hit"), file)
+    with pytest.raises(WeightsError, match="no weights of Inception"):
+        features.load_features(str(file))
+    assert not (tmp_path / "hit").exists()
+
+
+@pytest.mark.slow
+def test_inception_gives_what_torchmetrics_own_network_gives(tmp_path, monkeypatch):
+    """Of the real architecture with random weights in torch-fidelity's format."""
+    file = tmp_path / "inception.pth"
+    with monkeypatch.context() as patched:
+        patched.setattr(torch, "load", lambda *_, **__: {})
+        patched.setattr(torch.nn.Module, "load_state_dict", lambda *_, **__: None)
+        torch.manual_seed(0)
+        own = NoTrainInceptionV3("inception-v3-compat", ["2048"], str(file)).eval()
+    torch.save(own.state_dict(), file)
+    extractor = features.load_features(str(file))
+    crop = np.random.default_rng(0).integers(0, 256, (299, 299, 3), dtype=np.uint8)
+    with torch.no_grad():
+        expected = own(torch.from_numpy(crop).permute(2, 0, 1)[None])
+    found = extractor.extract([crop, crop[:90, :60]])
+    assert found.shape == (2, 2048)
+    np.testing.assert_allclose(found[0], expected[0].numpy(), rtol=1e-3, atol=1e-5)
+    assert extractor.judge.library.startswith("torch-fidelity ")
 
 
 @pytest.fixture(scope="module")
