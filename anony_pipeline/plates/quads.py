@@ -20,6 +20,16 @@ REACH = 0.16
 edge to its characters' far ends or to the inner edge of a European band."""
 MAX_DROP = 0.55
 """How far one end of the plate may lie lower than the other, over the box's height."""
+END_REACH = 1.0
+"""How far outside of where a plate's end was found first it may be after all, over the plate's height."""
+OUTSIDE, INSIDE = (0.04, 0.15), (0.03, 0.14)
+"""The stretches on both sides of a long edge that are compared, over the plate's height."""
+END_EDGE = 0.8
+"""What an edge across the whole height counts for, against a stretch of long edges as long as the plate is high."""
+END_MOVED = 0.5
+"""And what an end's way from where it was found first counts against it, over the plate's height."""
+LONG_EDGE = 4
+"""A plate's usual step to its surroundings must be so many weak edges high before its ends are told by it."""
 SEEN_PX = 0.01
 """A box that reaches less into the image is outside of it."""
 MIN_SCORE = 0.35
@@ -70,7 +80,7 @@ def find_quad(image: np.ndarray, region: Region) -> Quad:
     best = max((outline for outline in outlines if outline is not None), key=lambda o: o.strength, default=None)
     if best is None or best.score < MIN_SCORE:
         return fallback
-    found = best.corners / search.zoom + search.origin
+    found = _with_ends(search, best.corners) / search.zoom + search.origin
     return Quad(found.astype(np.float32), min(1.0, best.score))
 
 
@@ -121,8 +131,9 @@ def is_convex(corners: np.ndarray) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Search:
-    """The zoomed surroundings of a box: its luma, the box in them, and the way back to the image."""
+    """The zoomed surroundings of a box: colors and luma, the box in them, and the way back to the image."""
 
+    colors: np.ndarray
     luma: np.ndarray
     box: np.ndarray
     zoom: float
@@ -136,18 +147,19 @@ class _Search:
     @classmethod
     def of(cls, image: np.ndarray, box: np.ndarray) -> "_Search":
         margin = max(4.0, MARGIN * (box[3] - box[1]))
-        outer = box + np.array((-margin, -margin, margin, margin))
+        beyond = margin + END_REACH * (box[3] - box[1])
+        outer = box + np.array((-beyond, -margin, beyond, margin))
         x_min, y_min, x_max, y_max = boxes.round_outward(outer, image.shape[1], image.shape[0])[0]
-        part = np.ascontiguousarray(image[y_min:y_max, x_min:x_max])
-        luma: np.ndarray = cv2.cvtColor(part, cv2.COLOR_RGB2GRAY).astype(np.float32)
+        colors: np.ndarray = image[y_min:y_max, x_min:x_max].astype(np.float32)
         zoom = min(MAX_ZOOM, WORK_HEIGHT_PX / (box[3] - box[1]))
-        size = (max(2, round(luma.shape[1] * zoom)), max(2, round(luma.shape[0] * zoom)))
-        luma = cv2.resize(luma, size, interpolation=cv2.INTER_AREA if zoom < 1 else cv2.INTER_CUBIC)
-        luma = cv2.GaussianBlur(luma, (0, 0), 1.0)
+        size = (max(2, round(colors.shape[1] * zoom)), max(2, round(colors.shape[0] * zoom)))
+        colors = cv2.resize(colors, size, interpolation=cv2.INTER_AREA if zoom < 1 else cv2.INTER_CUBIC)
+        colors = cv2.GaussianBlur(colors, (0, 0), 1.0)
+        luma: np.ndarray = cv2.cvtColor(colors, cv2.COLOR_RGB2GRAY)
         origin = np.array((x_min, y_min), dtype=np.float64)
         # A step that is spread over the pixel grid's zoom has a smaller slope; what counts as an edge must follow.
         contrast = float(np.percentile(luma, 95) - np.percentile(luma, 5))
-        return cls(luma, (box - np.tile(origin, 2)) * zoom, zoom, origin, max(0.6, 0.025 * contrast))
+        return cls(colors, luma, (box - np.tile(origin, 2)) * zoom, zoom, origin, max(0.6, 0.025 * contrast))
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,6 +238,61 @@ def _refine(search: _Search, drop: float) -> _Outline | None:
         near * (1 - 0.7 * abs(drop)) * float(np.average([side.strength for side in sides], weights=np.sqrt(lengths)))
     )
     return _Outline(refined, strength, score)
+
+
+def _with_ends(search: _Search, corners: np.ndarray) -> np.ndarray:
+    """Move a quad's short sides outward to where its long edges end, ``(4, 2)``.
+
+    Where a box is a fifth too small, the ends lie farther from its sides than those are looked for, and strokes of the
+    characters are nearer. But a plate's long edges go on up to its ends, and no farther. Inward nothing is moved: on a
+    car of the band's color a European plate seems to begin after its band.
+    """
+    tall = float(np.mean(np.hypot(*(corners[[3, 2]] - corners[[0, 1]]).T)))
+    wide = float(np.mean(np.hypot(*(corners[[1, 2]] - corners[[0, 3]]).T)))
+    # In steps of about half a pixel, of which one lies on each end as it was found.
+    steps = max(2, round(2 * wide))
+    beyond = round(END_REACH * tall / wide * steps)
+    along = np.arange(-beyond, steps + beyond + 1) / steps
+    down = np.linspace(-OUTSIDE[1], 1 + OUTSIDE[1], 48)
+    points = [corners[a] + along[:, None] * (corners[b] - corners[a]) for a, b in ((0, 1), (3, 2))]
+    maps = (points[0] + down[:, None, None] * (points[1] - points[0]) - 0.5).astype(np.float32)
+    values = cv2.remap(search.colors, maps[..., 0], maps[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    own = (along >= 0) & (along <= 1)
+    seen = _long_edges(values, down, own, search.weak_edge)
+    if seen is None:
+        return corners
+    slope = np.gradient(values[(down > 0.1) & (down < 0.9)].mean(axis=2), axis=1) * 2
+    across = np.maximum((slope > search.weak_edge).mean(axis=0), (slope < -search.weak_edge).mean(axis=0))
+    height, width = search.luma.shape
+    known = ((maps >= 0) & (maps <= (width - 1, height - 1))).all(axis=(0, 2)) | own
+    gain = 2 * np.cumsum((seen - 0.5) * wide / tall / steps)
+    left, right = (
+        float(along[np.argmax(np.where(known & (away >= 0), worth - END_MOVED * away * wide / tall, -np.inf))])
+        for away, worth in ((-along, END_EDGE * across - gain), (along - 1, END_EDGE * across + gain))
+    )
+    ends = np.array((left, right, right, left))[:, None]
+    starts, stops = corners[[0, 0, 3, 3]], corners[[1, 1, 2, 2]]
+    moved: np.ndarray = starts + ends * (stops - starts)
+    return moved
+
+
+def _long_edges(values: np.ndarray, down: np.ndarray, own: np.ndarray, weak_edge: float) -> np.ndarray | None:
+    """How well the long edges are seen along a plate, ``(columns,)`` in [0, 1]; None if they are hardly seen at all.
+
+    The channel tells in which they are seen best: a blue band on a dark holder has the others in common with it.
+    """
+    seen = []
+    for depth in (down, 1 - down):
+        inside = values[(depth >= INSIDE[0]) & (depth <= INSIDE[1])].mean(axis=0)
+        outside = values[(depth <= -OUTSIDE[0]) & (depth >= -OUTSIDE[1])].mean(axis=0)
+        contrast = inside - outside
+        usual = np.median(contrast[own], axis=0)
+        if np.abs(usual).max() < LONG_EDGE * weak_edge:
+            return None
+        strong = np.abs(usual) >= 0.5 * np.abs(usual).max()
+        seen.append(np.clip(contrast[:, strong] / usual[strong], 0, 1).max(axis=1))
+    whole: np.ndarray = np.mean(seen, axis=0)
+    return whole
 
 
 def _best_side(search: _Search, start: np.ndarray, end: np.ndarray) -> _Side:

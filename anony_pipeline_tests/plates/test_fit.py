@@ -61,6 +61,24 @@ def test_corners_of_known_plates_are_found(width):
     assert np.mean(np.array(errors)[found]) < max(1.5, 0.03 * width)
 
 
+@pytest.mark.parametrize("width", [64, 160])
+@pytest.mark.parametrize("share", [0.8, 0.9])
+def test_ends_are_found_beyond_a_box_that_is_too_small(width, share):
+    rng = np.random.default_rng(width)
+    before, after = [], []
+    for key in ("PL", "GB", "BR_MERCOSUR", "US_TX", "NL", "UA", "SE", "FI"):
+        image, corners = scene(rng, STYLES[key], width, angle=2.0)
+        low, high = np.array(box_of(corners)).reshape(2, 2)
+        middle, half = (low + high) / 2, (high - low) / 2 * share
+        box = (*(middle - half).tolist(), *(middle + half).tolist())
+        found = fit.find_quad(image, Region(Kind.PLATE, box)).corners
+        # The right end: a band of the car's color may hide the left one.
+        before.append(corners[:, 0].max() - box[2])
+        after.append(abs(corners[[1, 2], 0].mean() - found[[1, 2], 0].mean()))
+    assert np.mean(np.array(after) < 0.02 * width) >= 0.7
+    assert np.median(after) < 0.3 * np.median(before)
+
+
 def test_no_outline_is_known_as_none():
     rng = np.random.default_rng(0)
     image = (np.full((80, 200, 3), 120.0) + rng.normal(0, 2, (80, 200, 1))).astype(np.uint8)
