@@ -276,6 +276,7 @@ class Seen:
         known = [self.subjects.serials[number] or "" for number in np.flatnonzero(plates)]
         readable = plate_reading.exact(self.before.readings["held_out"], known)
         self.leaks = np.where(readable, plate_reading.leaks(texts, known), np.nan)
+        self.found = {panel: self.after.detected(panel) for panel in ("held_out", "training")}
 
     def figures(self, chosen: Sequence[int]) -> dict[str, float]:
         """All figures on some of the images."""
@@ -302,7 +303,7 @@ class Seen:
         return detection.average_precision(
             [image for image in self.images if image["id"] in kept],
             [annotation for annotation in self.annotations if annotation["image_id"] in kept],
-            np.asarray(self.after.detections[panel]),
+            self.found[panel],
         ).map
 
 
