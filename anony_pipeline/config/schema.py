@@ -225,7 +225,9 @@ class Models(Section):
 class Judges(Section):
     """Models that measure. The first of each kind may serve in a loss; the held-out ones never do."""
 
-    recognizer: str = Field("shipped", description="`shipped`, an InsightFace pack (`buffalo_l`) or an ONNX file")
+    recognizer: str = Field(
+        "shipped", description="`shipped`, an InsightFace pack (`buffalo_l`), an ONNX file or our own safetensors"
+    )
     held_out_recognizer: str | None = Field(
         "shipped", description="another architecture, in no loss; null: figures say so"
     )
@@ -237,7 +239,8 @@ class Judges(Section):
         "shipped", description="another detector, in no loss; or an ONNX file for cv2.FaceDetectorYN"
     )
     second_recognizer: str | None = Field(
-        None, description="a further recognizer beside the held-out one, in no loss: an ONNX file"
+        None,
+        description="a further recognizer beside the held-out one, in no loss: an ONNX file or our own safetensors",
     )
     second_reader: str | None = Field(
         None, description="a further reader, in no loss: the folder of a model of fast-plate-ocr, or `easyocr`"

@@ -1,7 +1,8 @@
 """Face recognizers: from an aligned crop to a unit vector that says who it is.
 
 As a judge a recognizer is an ONNX file served by ``insightface.model_zoo``, whether it came with the package or with an
-InsightFace pack. As a part of a loss it is a differentiable twin with the same weights.
+InsightFace pack, or safetensors of one of our architectures that torch computes. As a part of a loss it is a
+differentiable twin with the same weights.
 """
 
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from torch import nn
 from anony_pipeline.errors import WeightsError
 from anony_pipeline.models import weights
 from anony_pipeline.models.judges import JudgeCard
+from anony_pipeline.ops import images
 from anony_pipeline.structures.regions import Region
 
 INPUT_SIZE = 112
@@ -328,6 +330,55 @@ class RecognizerTwin(nn.Module):
         return F.normalize(self.network(images).float(), dim=1)
 
 
+class TorchRecognizer:
+    """A recognizer of one of `ARCHITECTURES` that torch computes from its safetensors."""
+
+    def __init__(self, path: Path, *, device: str = "cpu") -> None:
+        """Load it.
+
+        Args:
+            path: Weights of one of `ARCHITECTURES`.
+            device: Where it computes.
+
+        Raises:
+            WeightsError: If the file is of no such architecture.
+        """
+        self._twin = _twin_of(path).to(device).eval()
+        self._device = device
+        self.input_size = self._twin.input_size
+        self.judge = JudgeCard(
+            "recognizer",
+            f"{path.parent.name}/{path.stem}",
+            f"torch {torch.__version__}",
+            path.name,
+            weights.check_sha256(path, None),
+        )
+
+    @torch.no_grad()
+    def embed(self, crops_rgb: Sequence[np.ndarray]) -> np.ndarray:
+        """See `Recognizer.embed`. At most `BATCH` crops are computed at once."""
+        parts = [np.zeros((0, EMBEDDING), np.float32)]
+        for start in range(0, len(crops_rgb), BATCH):
+            pixels = images.to_tensor(list(crops_rgb[start : start + BATCH])).to(self._device)
+            parts.append(self._twin(pixels).cpu().numpy())
+        return np.concatenate(parts)
+
+
+def _twin_of(path: Path) -> RecognizerTwin:
+    state = weights.load_safetensors(path)
+    networks = (build() for build in ARCHITECTURES.values())
+    network = next((network for network in networks if network.state_dict().keys() == state.keys()), None)
+    if network is None:
+        raise WeightsError(
+            "the weights are of no face recognizer that torch can compute here",
+            where=path,
+            got=f"{len(state)} tensors: {', '.join(sorted(state)[:3])} ...",
+            allowed=f"safetensors of {' or '.join(build.__name__ for build in ARCHITECTURES.values())}",
+            do="name such a file, or export the network as ONNX: any is taken then",
+        )
+    return RecognizerTwin(weights.load_into(network, state, path))
+
+
 def load_recognizer(
     which: str,
     *,
@@ -336,10 +387,10 @@ def load_recognizer(
     offline: bool = True,
     device: str = "cpu",
 ) -> Recognizer:
-    """Load a recognizer as a judge, through InsightFace.
+    """Load a recognizer as a judge, through InsightFace or by torch alone.
 
     Args:
-        which: ``shipped``, an InsightFace pack (``buffalo_l``) or an ONNX file.
+        which: ``shipped``, an InsightFace pack (``buffalo_l``), an ONNX file, or safetensors of one of `ARCHITECTURES`.
         held_out: With ``shipped``: the second one, of another architecture, which is in no loss.
         weights_dir: Where packs lie (``paths.weights``).
         offline: Never ask a network.
@@ -348,9 +399,8 @@ def load_recognizer(
     Raises:
         WeightsError: If the weights are missing, damaged or no recognizer.
     """
-    return OnnxRecognizer(
-        recognizer_file(which, held_out=held_out, weights_dir=weights_dir, offline=offline), device=device
-    )
+    path = recognizer_file(which, held_out=held_out, weights_dir=weights_dir, offline=offline)
+    return (TorchRecognizer if path.suffix == ".safetensors" else OnnxRecognizer)(path, device=device)
 
 
 def load_recognizer_twin(
@@ -371,11 +421,13 @@ def load_recognizer_twin(
         path = weights.shipped("recognizer.safetensors")
         network = weights.load_into(ArcFaceNet(), weights.load_safetensors(path), path)
         return RecognizerTwin(network).to(device).eval()
+    path = recognizer_file(which, weights_dir=weights_dir, offline=offline)
+    if path.suffix == ".safetensors":
+        return _twin_of(path).to(device).eval()
     # onnx2torch is needed with third-party weights alone.
     import onnx  # noqa: PLC0415
     import onnx2torch  # noqa: PLC0415
 
-    path = recognizer_file(which, weights_dir=weights_dir, offline=offline)
     model = _with_plain_constants(onnx.load(str(path)))
     size = model.graph.input[0].type.tensor_type.shape.dim[2].dim_value
     return RecognizerTwin(onnx2torch.convert(model).eval().requires_grad_(False), size).to(device).eval()
@@ -406,7 +458,7 @@ def _with_plain_constants(model: Any) -> Any:  # noqa: ANN401 - an onnx.ModelPro
 def recognizer_file(
     which: str, *, held_out: bool = False, weights_dir: Path | None = None, offline: bool = True
 ) -> Path:
-    """Find the ONNX file that a recognizer's name stands for (see `load_recognizer`)."""
+    """Find the file that a recognizer's name stands for (see `load_recognizer`)."""
     if which == "shipped":
         return weights.shipped("held_out_recognizer.onnx" if held_out else "recognizer.onnx")
     found = weights.resolve(which, weights_dir or Path(), offline=offline)

@@ -66,6 +66,27 @@ def test_a_third_party_onnx_file_gets_a_differentiable_twin_with_the_same_embedd
     np.testing.assert_allclose(embeddings.detach().numpy(), judged, atol=1e-4)
 
 
+@pytest.mark.parametrize("architecture", sorted(recognizer.ARCHITECTURES))
+def test_safetensors_are_computed_by_torch_and_agree_with_the_onnx_file(architecture, crops, tmp_path):
+    network = trained_like(recognizer.ARCHITECTURES[architecture]())
+    recognizer.export_onnx(network, tmp_path / "own.onnx")
+    weights.save_half(tmp_path / "own.safetensors", network)
+    judge = recognizer.load_recognizer(str(tmp_path / "own.safetensors"))
+    served = recognizer.load_recognizer(str(tmp_path / "own.onnx"))
+    np.testing.assert_allclose(judge.embed(crops), served.embed(crops), atol=2e-3)
+    assert judge.embed([]).shape == (0, 512)
+    assert (judge.judge.library, judge.judge.weights) == (f"torch {torch.__version__}", "own.safetensors")
+    twin = recognizer.load_recognizer_twin(str(tmp_path / "own.safetensors"))
+    with torch.no_grad():
+        np.testing.assert_allclose(twin(images.to_tensor(crops)).numpy(), judge.embed(crops), atol=1e-6)
+
+
+def test_safetensors_of_something_else_are_refused(tmp_path):
+    weights.save_half(tmp_path / "linear.safetensors", torch.nn.Linear(2, 2))
+    with pytest.raises(WeightsError, match=r"no face recognizer[\s\S]*bias, weight"):
+        recognizer.load_recognizer(str(tmp_path / "linear.safetensors"))
+
+
 def test_the_shipped_twin_loads_from_safetensors_and_passes_gradients(tmp_path, monkeypatch):
     network = trained_like(recognizer.ArcFaceNet())
     weights.save_half(tmp_path / "recognizer.safetensors", network)
