@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 
 from anony_pipeline.errors import MediaError
-from anony_pipeline.plates import appearance, compression, render
+from anony_pipeline.plates import appearance, compression, mounting, render
 from anony_pipeline.plates.appearance import Appearance
 from anony_pipeline.plates.quads import Quad, find_quad
 from anony_pipeline.plates.styles import PlateStyle
@@ -53,8 +53,8 @@ class FittedPlate:
 def fit(image_rgb: np.ndarray, region: Region, plate_rgb: np.ndarray) -> FittedPlate:
     """Replace a plate.
 
-    Everything inside the mask is made anew: first filled from the surroundings, then the new plate is laid on it. Of
-    the old plate only levels, cast, tilt of the light and sharpness enter. The same input gives the same output.
+    Everything inside the mask is made anew: first what is about the plate (`mounting`), then the new plate is laid on
+    it. Of the old plate only levels, cast, tilt of the light and sharpness enter. The same input gives the same output.
 
     Args:
         image_rgb: ``(H, W, 3)`` uint8.
@@ -78,7 +78,7 @@ def fit(image_rgb: np.ndarray, region: Region, plate_rgb: np.ndarray) -> FittedP
     place = _Place.of(image_rgb, region, quad)
     rows, columns = place.window
     part = np.ascontiguousarray(image_rgb[rows, columns])
-    filled = cv2.inpaint(part, place.hole.astype(np.uint8), INPAINT_RADIUS_PX, cv2.INPAINT_TELEA).astype(np.float32)
+    filled = _surroundings(part, place, quad)
     look = None
     if _is_drawable(quad):
         plate, look = _matched_plate(part, place, plate_rgb)
@@ -116,6 +116,7 @@ class _Place:
         inside: ``(h, w)`` bool, pixels well inside the plate.
         position: ``(h, w, 2)``, -1 to 1 over the plate from left to right and from top to bottom.
         height_px: The plate's shorter upright side.
+        rim_px: What the camera's blur spread of the old plate beyond its edge, at most.
     """
 
     window: tuple[slice, slice]
@@ -124,6 +125,7 @@ class _Place:
     inside: np.ndarray
     position: np.ndarray
     height_px: float
+    rim_px: float
 
     @classmethod
     def of(cls, image: np.ndarray, region: Region, quad: Quad) -> "_Place":
@@ -148,7 +150,14 @@ class _Place:
         hole = cv2.dilate(hole.astype(np.uint8), np.ones((2 * reach + 1, 2 * reach + 1), np.uint8)) > 0
         position = _positions(corners, shape)
         inside = (np.abs(position) < (0.86, 0.72)).all(axis=2)
-        return cls((slice(y_min, y_max), slice(x_min, x_max)), corners, hole, inside, position, tall)
+        return cls((slice(y_min, y_max), slice(x_min, x_max)), corners, hole, inside, position, tall, rim)
+
+
+def _surroundings(part: np.ndarray, place: _Place, quad: Quad) -> np.ndarray:
+    """The photograph without the plate, ``(h, w, 3)`` float32: with its holder, where the outline tells them apart."""
+    if quad.score > 0 and _is_drawable(quad):
+        return mounting.painted(part, place.hole, place.corners, place.rim_px)
+    return cv2.inpaint(part, place.hole.astype(np.uint8), INPAINT_RADIUS_PX, cv2.INPAINT_TELEA).astype(np.float32)
 
 
 def _is_drawable(quad: Quad) -> bool:

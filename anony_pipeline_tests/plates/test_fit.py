@@ -130,11 +130,48 @@ def test_the_new_pixels_know_the_old_plate_by_its_statistics_alone(monkeypatch):
     region = Region(Kind.PLATE, box_of(corners), quad=tuple(map(tuple, corners.tolist())))
     first = fit.fit(image, region, new_plate(STYLES["FR"]))
     scrambled = image.copy()
-    hole = first.mask > 0
-    scrambled[hole] = np.random.default_rng(0).permutation(scrambled[hole])
+    plate = cv2.fillConvexPoly(np.zeros(image.shape[:2], np.uint8), np.rint(corners - 0.5).astype(int), 1) > 0
+    scrambled[plate] = np.random.default_rng(0).permutation(scrambled[plate])
     monkeypatch.setattr(appearance, "estimate", lambda *_, **__: first.look)
     second = fit.fit(scrambled, region, new_plate(STYLES["FR"]))
     np.testing.assert_array_equal(first.image, second.image)
+
+
+@pytest.mark.parametrize("width", [110, 200])
+def test_a_holder_stays_and_what_is_written_on_it_goes(width):
+    image, corners = scene(np.random.default_rng(3), STYLES["PL"], width, angle=0.0, light=0.9)
+    image = np.maximum(image, 120)
+    left, top, right, bottom = (round(value) for value in box_of(corners))
+    strip = slice(bottom + 1, bottom + 1 + (bottom - top) // 3)
+    plate = image[top:bottom, left:right].copy()
+    rim = max(2, width // 50)
+    image[top - rim : strip.stop + rim, left - rim : right + rim] = 25
+    image[top:bottom, left:right] = plate
+    cv2.putText(image, "MEIER", (left + width // 4, strip.stop - 1), 0, width / 400, (210, 210, 210), 1 + width // 150)
+    box = (left - rim, top - rim, right + rim, strip.stop + rim)
+    made = fit.fit(image, Region(Kind.PLATE, box, quad=tuple(map(tuple, corners.tolist()))), new_plate(STYLES["PL"]))
+    part = (slice(strip.start + 2, strip.stop - 1), slice(left, right))
+    before, after = (appearance.luma(picture)[part] for picture in (image, made.image))
+    assert abs(after.mean() - before.mean()) < 15
+    strokes = [np.std(rows - cv2.blur(rows, (width // 6, 1))) for rows in (before, after)]
+    assert strokes[1] < 0.2 * strokes[0]
+
+
+@pytest.mark.parametrize("side", [0, 1, 2, 3])
+def test_a_plate_at_the_photographs_edge_has_surroundings_of_the_photographs_colors(side):
+    image = np.full((60, 160, 3), (90, 140, 60), np.uint8)
+    box = [(0, 20, 90, 40), (30, 0, 120, 20), (70, 20, 160, 40), (30, 40, 120, 60)][side]
+    left, top, right, bottom = box
+    image[top:bottom, left:right] = 230
+    quad = ((left + 6, top + 3), (right - 6, top + 3), (right - 6, bottom - 3), (left + 6, bottom - 3))
+    image[top + 3 : bottom - 3, left + 6 : right - 6] = (200, 30, 30)
+    made = fit.fit(image, Region(Kind.PLATE, box, quad=quad), new_plate(STYLES["PL"]))
+    ring = made.mask > 0
+    ring[top + 1 : bottom - 1, left + 4 : right - 4] = False
+    # Neither black, nor the old plate's red.
+    colors = made.image[ring].astype(int)
+    assert colors.min(axis=0)[1] > 90
+    assert (colors[:, 0] - colors[:, 1]).max() < 60
 
 
 @pytest.mark.parametrize("width", [16, 32, 100, 300])
