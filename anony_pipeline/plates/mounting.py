@@ -70,9 +70,9 @@ def _beyond(away: np.ndarray, rim_px: float) -> np.ndarray:
 
 
 def _averaged(flat: np.ndarray, known: np.ndarray, sigmas: tuple[float, float]) -> np.ndarray:
-    kernels = [cv2.getGaussianKernel(2 * int(2.5 * sigma) + 1, max(sigma, 0.1)) for sigma in sigmas]
-    total = cv2.sepFilter2D(flat * known[..., None], cv2.CV_32F, *kernels, borderType=cv2.BORDER_CONSTANT)
-    weight = cv2.sepFilter2D(known, cv2.CV_32F, *kernels, borderType=cv2.BORDER_CONSTANT)
+    along, across = (cv2.getGaussianKernel(2 * int(2.5 * sigma) + 1, max(sigma, 0.1)) for sigma in sigmas)
+    total = cv2.sepFilter2D(flat * known[..., None], cv2.CV_32F, along, across, borderType=cv2.BORDER_CONSTANT)
+    weight = cv2.sepFilter2D(known, cv2.CV_32F, along, across, borderType=cv2.BORDER_CONSTANT)
     # At the photograph's edge one side of a plate may be out of it.
     anywhere = (flat * known[..., None]).sum(axis=(0, 1)) / max(float(known.sum()), 1.0)
     seen = np.clip(weight / 0.02, 0, 1)[..., None]
