@@ -386,6 +386,7 @@ def measured(name: str, seed: int, device: str, work: Path) -> dict[str, Any]:
     ]
     return {
         "changed": ROWS[name],
+        "device": device_name(costs.device),
         "trained_parameters": report.trained_parameters,
         "bad_steps": report.bad_steps,
         "seconds": {"training": round(trained - begin), "judging": round(judged - trained)},
@@ -452,9 +453,13 @@ def figure_of(found: Found, name: str, key: str) -> Estimate | None:
 
 
 def difference(found: Found, first: str, second: str, key: str) -> Estimate | None:
-    """The second row's figure minus the first's, paired by seed, image and step."""
+    """The second row's figure minus the first's, paired by seed, image and step, of rows of one device."""
     one, two = found.get(first, {}), found.get(second, {})
-    seeds = [seed for seed in sorted(one.keys() & two.keys()) if usable(one[seed], key) and usable(two[seed], key)]
+    seeds = [
+        seed
+        for seed in sorted(one.keys() & two.keys())
+        if usable(one[seed], key) and usable(two[seed], key) and one[seed]["device"] == two[seed]["device"]
+    ]
     if not seeds:
         return None
     whole = [two[seed]["figures"][key] - one[seed]["figures"][key] for seed in seeds]
@@ -478,7 +483,7 @@ def verdict(line: Line, changed: Estimate | None) -> str:
 # --- what is written --------------------------------------------------------------------------------------------------
 
 
-def summary(found: Found, device: str) -> dict[str, Any]:
+def summary(found: Found) -> dict[str, Any]:
     rows: dict[str, Any] = {}
     for name in (name for name in ROWS if found.get(name)):
         some = next(iter(found[name].values()))
@@ -491,8 +496,8 @@ def summary(found: Found, device: str) -> dict[str, Any]:
     for line in LINES:
         changed = difference(found, line.rows[0], line.rows[-1], line.figure)
         lines.append(line._asdict() | {"last_minus_first": as_json(changed), "verdict": verdict(line, changed)})
-    machine = {"device": device_name(device), "torch": torch.__version__}
-    return {"benchmark": "ablation", "made_with": made_with(), "machine": machine, "rows": rows, "tuning_table": lines}
+    devices = sorted({row["device"] for by_seed in found.values() for row in by_seed.values()})
+    return {"benchmark": "ablation", "made_with": made_with(), "devices": devices, "rows": rows, "tuning_table": lines}
 
 
 def as_json(found: Estimate | None) -> dict[str, Any] | None:
@@ -502,9 +507,8 @@ def as_json(found: Estimate | None) -> dict[str, Any] | None:
     return {"mean": round(found.mean, 5), "interval": [round(low, 5), round(high, 5)], "seeds": found.seeds}
 
 
-def device_name(device: str) -> str:
-    chosen = choose_device(device)
-    return torch.cuda.get_device_name(chosen) if chosen.type == "cuda" else platform.machine()
+def device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
 
 
 PAGE_TEXT = """\
@@ -548,7 +552,7 @@ def page(result: dict[str, Any]) -> str:
     return PAGE_TEXT.format(
         **next(iter(rows.values()))["judged"],
         trainings=trainings,
-        device=result["machine"]["device"],
+        device=", ".join(result["devices"]),
         lines=len(lines),
         alone="With one seed\nthey say nothing about another training run. " if counts[0] == 1 else "",
         true=said.count(TRUE),
@@ -658,14 +662,14 @@ def run(names: Sequence[str], seeds: int, jobs: int, device: str, work: Path) ->
                 failed.append(f"{name}, seed {seed}")
             how = "done" if done.exception() is None else "failed"
             print(f"{time.monotonic() - begin:5.0f} s: {name}, seed {seed} {how}", flush=True)
-            write(finished(work), device)
+            write(finished(work))
     return failed
 
 
-def write(found: Found, device: str) -> None:
+def write(found: Found) -> None:
     """The result and the page, of the rows that are there."""
     if found:
-        result = summary(found, device)
+        result = summary(found)
         atomic.write_text(RESULT, json.dumps(result, indent=1) + "\n")
         atomic.write_text(PAGE, page(result))
 
@@ -689,7 +693,7 @@ def main() -> None:
         row = measured(options.measure, options.seed, options.device, work) | {"made_with": made_with()}
         atomic.write_json(work / "rows" / f"{options.measure}+{options.seed}.json", row)
     elif options.tables_only:
-        write(finished(work), options.device)
+        write(finished(work))
     elif failed := run(options.rows, options.seeds, options.jobs, options.device, work):
         sys.exit(f"failed: {'; '.join(failed)}")
 
