@@ -1,13 +1,19 @@
-"""How fast procedural heads, plates and scenes are drawn on one core, and where the time goes.
+"""How fast procedural heads, plates and scenes are drawn on one core and on two, and where the time goes.
 
-Run `OMP_NUM_THREADS=1 python benchmarks/streetscape.py`: half a minute. Time is the process's own (CPU seconds), so
-that other work on the machine changes it little.
+Run `OMP_NUM_THREADS=1 python benchmarks/streetscape.py`: a minute. Time is the process's own (CPU seconds), so that
+other work on the machine changes it little; on two cores two processes draw at once and slow each other down as they
+do in use. `--against FOLDER` also measures another checkout of this repository, in turns with this one.
 """
 
+import argparse
 import cProfile
 import json
+import multiprocessing
+import os
 import platform
 import pstats
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,15 +27,17 @@ from anony_pipeline.datasets.streetscape import casting, writer
 
 PARTS = {
     "build_head": "expression, eyes, mouth, clothes",
-    "_fit_density": "resample grids to the canvas",
-    "_shadow_map": "shadows",
-    "_cloud": "normals and shading",
+    "_cloud_of": "sample what is in sight",
     "_splat": "draw in depth order",
+    "_shadow_map": "shadows",
+    "_lit": "colors, normals, light",
+    "background": "what is behind a head",
     "cover_of": "a new person's skin and hair",
     "draw_backdrop": "sky, houses, road",
     "_draw_vehicle": "vehicles",
     "develop": "lens, sensor",
 }
+TURNS, SECONDS = 3, 5.0
 
 
 def seconds_each(draw: Callable[[int], object], count: int) -> float:
@@ -51,14 +59,67 @@ def shares(draw: Callable[[int], object], count: int) -> dict[str, float]:
     return {PARTS[name]: round(found[name] / stats.total_tt, 3) for name in PARTS if name in found}
 
 
+def known(number: int) -> object:
+    """A face of somebody who was drawn before."""
+    return streetscape.render_face_crop(streetscape.sample_person(number % 10), np.random.default_rng(number), 128)
+
+
+def heads_a_second(first: int) -> tuple[float, float]:
+    """Faces of 128 px that one process draws a second, by its own time and by the clock."""
+    cv2.setNumThreads(1)
+    for number in range(20):
+        known(number)
+    clock, own, drawn = time.monotonic(), time.process_time(), 0
+    while time.monotonic() - clock < SECONDS:
+        known(first + drawn)
+        drawn += 1
+    return drawn / (time.process_time() - own), drawn / (time.monotonic() - clock)
+
+
+def on_two_cores() -> tuple[float, float]:
+    """What two processes draw a second together, by their own time and by the clock."""
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        rates = pool.map(heads_a_second, [0, 100_000], chunksize=1)
+    own, clock = (sum(column) for column in zip(*rates, strict=True))
+    return own, clock
+
+
+def in_turns(against: Path | None) -> dict[str, object]:
+    """The rates on two cores of this checkout and of another, measured in turns; the best of each counts."""
+    found: dict[str, list[tuple[float, float]]] = {"now": [], "before": []}
+    for _ in range(TURNS):
+        found["now"].append(on_two_cores())
+        if against is not None:
+            # This file, with the other's package.
+            command = [sys.executable, __file__, "--rate-only"]
+            environment = {**os.environ, "PYTHONPATH": str(against.resolve())}
+            done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+            found["before"].append(tuple(json.loads(done.stdout)))
+    named = {"": found["now"], "before_": found["before"]}
+    rates = {
+        f"{name}face_crops_128px_a_second_on_two_cores{by}": round(max(rate[index] for rate in turns), 1)
+        for name, turns in named.items()
+        if turns
+        for index, by in enumerate(("", "_by_the_clock"))
+    }
+    if against is not None:
+        ratios = [now[0] / before[0] for now, before in zip(found["now"], found["before"], strict=True)]
+        rates["times_as_fast_as_before"] = [round(ratio, 2) for ratio in ratios]
+    return {**rates, "load_of_the_machine": round(os.getloadavg()[0], 1)}
+
+
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--against", type=Path, help="the root of another checkout, to be measured in turns")
+    parser.add_argument("--rate-only", action="store_true", help="print the rates on two cores, and nothing else")
+    arguments = parser.parse_args()
+    if arguments.rate_only:
+        print(json.dumps(on_two_cores()))
+        return
     cv2.setNumThreads(1)
     jobs = writer.jobs_of(Streetscape())
     crowds = [job.plan for job in jobs if isinstance(job.plan, casting.CrowdPlan)]
     drives = [job.plan for job in jobs if isinstance(job.plan, casting.StreetPlan)]
-
-    def known(number: int) -> object:
-        return streetscape.render_face_crop(streetscape.sample_person(number % 10), np.random.default_rng(number), 128)
 
     def new(number: int) -> object:
         return streetscape.render_face_crop(
@@ -78,6 +139,7 @@ def main() -> None:
         known(number)
     results = {
         "machine": platform.processor() or platform.machine(),
+        **in_turns(arguments.against),
         "face_crops_128px_a_second_on_one_core": round(1 / seconds_each(known, 100), 1),
         "face_crops_of_new_people_a_second_on_one_core": round(1 / seconds_each(new, 30), 1),
         "plate_crops_a_second_on_one_core": round(1 / seconds_each(plate, 60), 1),

@@ -1,10 +1,12 @@
 """Cameras and weather: where light comes from at which time of day, and what a lens, a sensor and JPEG do to it."""
 
+import functools
 from dataclasses import dataclass
 from typing import Literal
 
 import cv2
 import numpy as np
+from scipy.special import ndtri
 
 from anony_pipeline.datasets.streetscape.surfaces import Light
 
@@ -115,18 +117,28 @@ def develop(linear_rgb: np.ndarray, camera: Camera, rng: np.random.Generator) ->
         light = cv2.GaussianBlur(light, (0, 0), camera.blur_px)
     if camera.motion_px > 1:
         light = cv2.filter2D(light, -1, _motion_kernel(camera.motion_px, camera.motion_degrees))
-    light *= camera.exposure * np.array(camera.white_rgb, np.float32)
+    light = cv2.multiply(light, np.array([*camera.white_rgb, 0]) * camera.exposure)
     if camera.vignette:
-        light *= _vignette(light.shape[:2], camera.vignette)[..., None]
+        light = cv2.multiply(light, cv2.merge([_vignette(light.shape[:2], camera.vignette)] * 3))
     picture = encode(light)
     if camera.contrast != 1:
         picture = (picture - np.float32(0.45)) * np.float32(camera.contrast) + np.float32(0.45)
     if camera.noise:
         # Photons come by chance: noise grows toward the shadows once gamma has spread them.
-        grain = rng.standard_normal(picture.shape, dtype=np.float32)
-        grain = 0.6 * grain + 0.4 * grain[..., :1]
+        grain = _normal(rng, picture.shape)
+        grain = 0.6 * grain + 0.4 * cv2.merge([cv2.extractChannel(grain, 0)] * 3)
         picture += grain * (np.float32(camera.noise) * (1.5 - np.clip(picture, 0, 1)))
     return np.clip(picture * 255 + np.float32(0.5), 0, 255).astype(np.uint8)
+
+
+def _normal(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """Standard normal numbers, float32, of 65,536 different values: a fourth of the time of exact ones."""
+    return _normal_values().take(rng.integers(0, 1 << 16, shape, dtype=np.uint16))
+
+
+@functools.cache
+def _normal_values() -> np.ndarray:
+    return ndtri((np.arange(1 << 16) + 0.5) / (1 << 16)).astype(np.float32)
 
 
 def encode(linear_rgb: np.ndarray) -> np.ndarray:

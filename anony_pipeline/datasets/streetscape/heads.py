@@ -1,5 +1,6 @@
 """Heads in front of a camera: a person's face with an expression, turned, lit and drawn."""
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -12,6 +13,8 @@ from anony_pipeline.datasets.streetscape.surfaces import Light, Raster, Surface,
 from anony_pipeline.datasets.streetscape.wear import HAT_RIMS, Wear, body_surfaces, worn_surfaces
 
 FACE_TOP, FACE_ANGLE = 0.60, 1.30
+# No expression moves a point that is higher.
+MOVED = 0.25
 
 
 @dataclass(frozen=True)
@@ -88,28 +91,26 @@ def build_head(
     """
     cover, skull = cover_of(person), skull_of(person)
     points, albedo, gloss = cover.points.copy(), cover.albedo.copy(), cover.gloss.copy()
-    bare = skull.points.copy()
     drawn = None
     if wear.hat in HAT_RIMS:
         # A hat presses the hair down, and what is under it need not be drawn.
         height = np.cos(template().polar)[:, None]
         drawn = np.broadcast_to(height < HAT_RIMS[wear.hat] + 0.08, points.shape[1:])
-        above = smoothstep(0.25, 0.5, np.cos(template().polar))[:, None]
-        points += (bare * 1.02 - points) * above
-    _move(points, skull.marks, expression)
-    _move(bare, skull.marks, expression)
+        points += (skull.points * 1.02 - points) * smoothstep(0.25, 0.5, height)
+    _move(points[:, _below(MOVED)], skull.marks, expression)
     landmarks = _paint_mouth(person, skull.marks, expression, (points, albedo, gloss))
     _paint_eyes(person, skull.marks, expression, (points, albedo, gloss))
-    surfaces = [Surface(points, albedo, gloss, cover.occlusion, drawn, soft=True), *cover.more]
+    # What an expression moves changes little about how densely the head is to be drawn.
+    skin = Surface(points, albedo, gloss, cover.occlusion, drawn, soft=True, lengths=cover.lengths)
+    surfaces = [skin, *cover.more]
     if wear.hat == "hood":
         surfaces = surfaces[:1]
-    surfaces += worn_surfaces(wear, bare, skull.marks, rng)
-    grid = template()
-    rows = np.nonzero(np.cos(grid.polar) < FACE_TOP)[0]
-    columns = np.nonzero(np.abs(grid.azimuth) < FACE_ANGLE)[0]
-    # A third of the points do; evenly chosen, so that left and right are treated alike.
-    chosen = [np.rint(np.linspace(index[0], index[-1], len(index) // 3)).astype(int) for index in (rows, columns)]
-    face = bare[:, chosen[0]][:, :, chosen[1]]
+    if wear.covers:
+        bare = skull.points.copy()
+        _move(bare[:, _below(MOVED)], skull.marks, expression)
+        surfaces += worn_surfaces(wear, bare, skull.marks, rng)
+    face = skull.points[:, *_face_points()]
+    _move(face, skull.marks, expression)
     parts = (
         []
         if body is None
@@ -129,7 +130,7 @@ def draw_head(head: Head, pose: Pose, light: Light, view: View, *, body_yaw: flo
         body_yaw: How far the body is turned, in degrees.
     """
     turn, body_turn = pose.matrix(), Pose(yaw=body_yaw).matrix()
-    surfaces = [_turned(surface, turn) for surface in head.surfaces] + [_turned(part, body_turn) for part in head.body]
+    surfaces = [replace(one, turn=turn) for one in head.surfaces] + [replace(one, turn=body_turn) for one in head.body]
     raster = render(surfaces, view, light)
     face = rotated(head.face, turn)
     normals = normals_of(face)
@@ -139,12 +140,26 @@ def draw_head(head: Head, pose: Pose, light: Light, view: View, *, body_yaw: flo
     return DrawnHead(raster, box, view.project(rotated(head.landmarks, turn)).T)
 
 
-def _turned(surface: Surface, rotation: np.ndarray) -> Surface:
-    return replace(surface, points=rotated(surface.points, rotation))
+@functools.cache
+def _face_points() -> tuple[np.ndarray, np.ndarray]:
+    """Rows and columns of the grid that the face's box is made of, as an open mesh."""
+    grid = template()
+    rows = np.nonzero(np.cos(grid.polar) < FACE_TOP)[0]
+    columns = np.nonzero(np.abs(grid.azimuth) < FACE_ANGLE)[0]
+    # A third of the points do; evenly chosen, so that left and right are treated alike.
+    chosen = [np.rint(np.linspace(index[0], index[-1], len(index) // 3)).astype(int) for index in (rows, columns)]
+    return chosen[0][:, None], chosen[1][None]
+
+
+def _below(y: float) -> slice:
+    """The grid's rows below a height."""
+    return slice(int(np.searchsorted(_depths(), -y)), None)
 
 
 def _move(points: np.ndarray, marks: Marks, expression: Expression) -> None:
     """Shift the face's points as the jaw opens and the mouth's corners rise, in place."""
+    if not expression.smile and not expression.mouth_open:
+        return
     x, y, z = points
     front = smoothstep(-0.1, 0.35, z)
     if expression.smile:
@@ -163,90 +178,103 @@ def _paint_mouth(
 ) -> np.ndarray:
     """Paint lips, teeth and the dark between them; returns the ``(3, 5)`` landmarks."""
     points, albedo, gloss = parts
-    grid = template()
-    face = _band(marks.mouth_y - 0.04, 0.26)
-    x, y, z = (axis[face] for axis in points)
     center = marks.mouth_y - 0.055 * expression.mouth_open
     half = marks.mouth_half_width * (1 + 0.16 * expression.smile - 0.12 * expression.mouth_open)
+    face = _window(points, _band(marks.mouth_y - 0.04, 0.26), (-half, half))
+    x, y, z = (axis[face] for axis in points)
     curve = 0.055 * expression.smile + 0.014 * person.score("mouth_curve")
     line = center + curve * (x / half) ** 2
     arch = np.clip(1 - (x / half) ** 2, 0, 1)
-    gap = (0.003 + 0.085 * expression.mouth_open + 0.022 * max(0.0, expression.smile - 0.35)) * arch**0.7
+    # NumPy's own powers of float32 take many times as long.
+    powers = np.log(np.maximum(arch, 1e-30))
+    gap = (0.003 + 0.085 * expression.mouth_open + 0.022 * max(0.0, expression.smile - 0.35)) * np.exp(0.7 * powers)
     bow = 1 - 0.22 * np.exp(-((x / 0.035) ** 2))
-    upper = line + gap + marks.lip_upper * arch**0.75 * bow
-    lower = line - gap - marks.lip_lower * arch**0.6
+    upper = line + gap + marks.lip_upper * np.exp(0.75 * powers) * bow
+    lower = line - gap - marks.lip_lower * np.exp(0.6 * powers)
     lips = smoothstep(-0.008, 0.010, upper - y) * smoothstep(-0.008, 0.010, y - lower) * (np.abs(x) < half)
     inner = smoothstep(-0.004, 0.010, gap - np.abs(y - line)) * (gap > 0.006)
     seam = np.exp(-(((y - line) / 0.009) ** 2)) * np.sqrt(arch) * (gap < 0.012)
     tint = person.skin_rgb * (0.92, 0.60 - 0.06 * person.score("lip_color"), 0.62 - 0.05 * person.score("lip_color"))
     mouth_albedo = albedo[:, face[0], face[1]]
-    mouth_albedo += (tint[:, None, None] - mouth_albedo) * lips * (0.72 + 0.08 * person.score("lip_color"))
+    mouth_albedo += (_plane(tint) - mouth_albedo) * (lips * (0.72 + 0.08 * person.score("lip_color")))
     mouth_albedo *= 1 - 0.75 * seam
     teeth = smoothstep(-0.2, 0.15, (y - line) / np.maximum(gap, 1e-3)) * (np.abs(x) < half * 0.8)
-    inside = np.array([0.05, 0.012, 0.012])[:, None, None] + teeth * np.array([0.58, 0.53, 0.45])[:, None, None]
+    inside = _plane((0.05, 0.012, 0.012)) + teeth * _plane((0.58, 0.53, 0.45))
     mouth_albedo += (inside - mouth_albedo) * inner
     gloss[face] += lips * 0.16
     swell = 0.034 * np.sin(np.pi * np.clip((y - line - gap) / np.maximum(upper - line - gap, 1e-3), 0, 1)) * (y > line)
     swell += 0.044 * np.sin(np.pi * np.clip((line - gap - y) / np.maximum(line - gap - lower, 1e-3), 0, 1)) * (y < line)
     points[2][face] = z + swell * np.sqrt(arch) * (1 - inner) - 0.05 * inner * (1 - teeth)
-    upper_face = [axis[grid.face_rows, grid.face_columns] for axis in points]
     marked = ((-marks.eye_x, marks.eye_y), (marks.eye_x, marks.eye_y), (0.0, marks.nose_tip_y))
-    corners = [_nearest((x, y, points[2][face]), (side * half, center + curve)) for side in (-1, 1)]
-    return np.stack([*(_nearest(upper_face, place) for place in marked), *corners], axis=1)
+    features = [_nearest(points, _band(place[1], 0.08), place) for place in marked]
+    corners = [_nearest(points, face, (side * half, center + curve)) for side in (-1, 1)]
+    return np.stack([*features, *corners], axis=1)
+
+
+def _plane(color: Sequence[float] | np.ndarray) -> np.ndarray:
+    """A color ``(3, 1, 1)`` to mix with planes of colors."""
+    return np.asarray(color, np.float32)[:, None, None]
 
 
 def _band(y: float, reach: float) -> tuple[slice, slice]:
     """The part of the face's grid within ``reach`` of a height."""
-    grid = template()
-    rows = np.nonzero(np.abs(np.cos(grid.polar) - y) < reach)[0]
-    return slice(int(rows[0]), int(rows[-1]) + 1), grid.face_columns
+    top, bottom = np.searchsorted(_depths(), (-y - reach, -y + reach)).tolist()
+    return slice(top, bottom), template().face_columns
 
 
-def _nearest(axes: Sequence[np.ndarray], place_xy: tuple[float, float]) -> np.ndarray:
+@functools.cache
+def _depths() -> np.ndarray:
+    """How far below the middle each row of the grid lies, in ascending order."""
+    return -np.cos(template().polar)
+
+
+def _window(points: np.ndarray, band: tuple[slice, slice], between: tuple[float, float]) -> tuple[slice, slice]:
+    """The columns of a part of the grid that have points between two x, and two more on either side."""
+    x = points[0][band]
+    columns = np.flatnonzero(((x > between[0]) & (x < between[1])).any(axis=0)) + band[1].start
+    return band[0], slice(int(columns[0]) - 2, int(columns[-1]) + 3)
+
+
+def _nearest(points: np.ndarray, part: tuple[slice, slice], place_xy: tuple[float, float]) -> np.ndarray:
+    """The ``(3,)`` point of a part of the grid that lies nearest to a place, as seen from the front."""
+    axes = points[:, part[0], part[1]]
     index = np.argmin((axes[0] - place_xy[0]) ** 2 + (axes[1] - place_xy[1]) ** 2)
-    return np.array([axis.reshape(-1)[index] for axis in axes], np.float32)
+    return axes.reshape(3, -1)[:, index]
 
 
 def _paint_eyes(
     person: Person, marks: Marks, expression: Expression, parts: tuple[np.ndarray, np.ndarray, np.ndarray]
 ) -> None:
+    """Paint balls, lids and lashes; both eyes at once, as what lies to either side of the nose."""
     points, albedo, gloss = parts
-    band = _band(marks.eye_y, 0.19)
-    x, y = points[0][band], points[1][band]
-    colors = albedo[:, band[0], band[1]]
-    for side in (-1, 1):
-        _paint_eye(person, marks, expression, (side, x, y, colors, gloss[band]))
-
-
-def _paint_eye(
-    person: Person,
-    marks: Marks,
-    expression: Expression,
-    parts: tuple[int, np.ndarray, np.ndarray, np.ndarray, np.ndarray],
-) -> None:
-    side, x, y, colors, gloss = parts
-    out = side * x - marks.eye_x
+    reach = marks.eye_x + 1.25 * marks.eye_half_width
+    eyes = _window(points, _band(marks.eye_y, 0.19), (-reach, reach))
+    x, y, colors = points[0][eyes], points[1][eyes], albedo[:, eyes[0], eyes[1]]
+    side = np.sign(x)
+    out = np.abs(x) - marks.eye_x
     along = out / marks.eye_half_width
     up = y - marks.eye_y - marks.eye_tilt * out
     arch = np.clip(1 - along**2, 0, 1)
     low = -0.62 * marks.eye_half_height * arch
-    opened = np.clip(expression.eyes_open - 0.22 * expression.smile, 0.02, 1.15)
+    opened = min(max(expression.eyes_open - 0.22 * expression.smile, 0.02), 1.15)
     top = low + (marks.eye_half_height * 1.62 * opened) * arch**0.72 * (1 - 0.10 * along)
     near = np.abs(along) < 1.25
     open_eye = smoothstep(-0.003, 0.010, np.minimum(top - up, up - low)) * (np.abs(along) < 1)
     gaze_x, gaze_y = expression.gaze
-    radius = np.sqrt((x - side * marks.eye_x - 0.055 * gaze_x) ** 2 + (up - 0.010 - 0.025 * gaze_y) ** 2)
-    white = np.array([0.44, 0.41, 0.38])[:, None, None] * (1 - 0.25 * along**2)
-    iris = np.array(EYE_COLORS[person.eye_color])[:, None, None] * (0.75 + 0.5 * smoothstep(0.06, 0.03, radius))
-    iris = iris * (1 - 0.7 * smoothstep(0.052, 0.064, radius))
+    aside = side * out - 0.055 * gaze_x
+    radius = np.sqrt(aside**2 + (up - 0.010 - 0.025 * gaze_y) ** 2)
+    white = _plane((0.44, 0.41, 0.38)) * (1 - 0.25 * along**2)
+    iris = _plane(EYE_COLORS[person.eye_color]) * (
+        (0.75 + 0.5 * smoothstep(0.06, 0.03, radius)) * (1 - 0.7 * smoothstep(0.052, 0.064, radius))
+    )
     ball = white + (iris - white) * smoothstep(0.070, 0.060, radius)
-    ball = ball * (1 - smoothstep(0.030, 0.022, radius))
-    glint = np.exp(-(((x - side * marks.eye_x - 0.055 * gaze_x - 0.018) ** 2 + (up - 0.034) ** 2) / 0.00018))
-    ball = ball * (1 - 0.55 * smoothstep(0.035, 0.0, top - up)) + 0.55 * glint
+    glint = np.exp(-(((aside - 0.018) ** 2 + (up - 0.034) ** 2) / 0.00018))
+    ball *= (1 - smoothstep(0.030, 0.022, radius)) * (1 - 0.55 * smoothstep(0.035, 0.0, top - up))
+    ball += 0.55 * glint
     colors += (ball - colors) * open_eye
     lash = np.exp(-(((up - top) / 0.011) ** 2)) * near * (arch > 0) * 0.85
     rim = np.exp(-(((up - low) / 0.009) ** 2)) * near * (arch > 0) * 0.40
     fold = 0.030 + 0.010 * person.score("eye_crease")
     crease = np.exp(-(((up - top - fold) / 0.010) ** 2)) * smoothstep(1.25, 0.8, np.abs(along)) * 0.38
     colors *= 1 - np.clip(lash + rim + crease, 0, 0.92)
-    gloss *= 1 - 0.8 * open_eye
+    gloss[eyes] *= 1 - 0.8 * open_eye

@@ -81,7 +81,8 @@ def render_head(
     rng = np.random.default_rng(person.seed)
     head = build_head(person, expression or Expression(), wear or Wear(), rng, body=None)
     drawn = draw_head(head, pose, light, View((size, size), size * 0.31, (size / 2, size * 0.53)))
-    image = np.clip(cameras.encode(drawn.raster.rgb) * 255 + 0.5, 0, 255).astype(np.uint8)
+    linear = cv2.divide(drawn.raster.rgb, cv2.merge([np.maximum(drawn.raster.alpha, 1e-6)] * 3))
+    image = np.clip(cameras.encode(linear) * 255 + 0.5, 0, 255).astype(np.uint8)
     return image, drawn.raster.alpha, drawn.landmarks.astype(np.float32), drawn.box_xyxy.astype(np.float32)
 
 
@@ -108,8 +109,7 @@ def render_face_crop(person: Person, rng: np.random.Generator, size: int = 128, 
     fine = 2.0 if scale < 24 else 1.5
     view = View((drawn_size, drawn_size), scale, center, float(rng.uniform(6, 20)), fine)
     drawn = draw_head(head, pose, light, view, body_yaw=pose.yaw * rng.uniform(0, 0.7))
-    alpha = drawn.raster.alpha[..., None]
-    scene = drawn.raster.rgb * alpha + background(rng, light, drawn_size) * (1 - alpha)
+    scene = drawn.raster.over(background(rng, light, drawn_size))
     camera = cameras.sample_camera(rng, family, time, drawn_size)
     image = cameras.photograph(scene, camera, rng)
     if drawn_size != size:
@@ -149,14 +149,15 @@ def view_attributes(pose: Pose, expression: Expression, wear: Wear) -> dict[str,
 
 def background(rng: np.random.Generator, light: Light, size: int) -> np.ndarray:
     """Something out of focus behind a head, ``(size, size, 3)`` linear: walls, windows, lamps, foliage."""
-    colors = rng.uniform(0.03, 0.6, 2)[:, None] * (0.8 + 0.4 * rng.random((2, 3)))
-    share = np.clip(0.5 + 0.45 * noise(rng, (3, 3), (size, size)), 0, 1)[..., None]
-    picture = colors[0] * share + colors[1] * (1 - share)
-    picture = picture * np.clip(1 + 0.3 * noise(rng, (14, 14), (size, size)), 0.2, 2)[..., None]
+    colors = (rng.uniform(0.03, 0.6, 2)[:, None] * (0.8 + 0.4 * rng.random((2, 3)))).astype(np.float32)
+    share = np.clip(0.5 + 0.45 * noise(rng, (3, 3), (size, size)), 0, 1)
+    # Plane after plane: NumPy is slow along the three colors of a pixel.
+    picture = colors[1][:, None, None] + (colors[0] - colors[1])[:, None, None] * share
+    picture *= np.clip(1 + 0.3 * noise(rng, (14, 14), (size, size)), 0.2, 2)
     for _ in range(int(rng.integers(0, 6))):
         corner, extent = rng.integers(-size // 4, size, 2), rng.integers(size // 12, size, 2)
         color = rng.uniform(0.01, 0.8) * (0.7 + 0.6 * rng.random(3))
-        rows = slice(max(0, int(corner[1])), max(0, int(corner[1] + extent[1])))
-        picture[rows, max(0, int(corner[0])) : max(0, int(corner[0] + extent[0]))] = color
-    ambient = np.array(light.sky_rgb) * 0.9 + np.array(light.sun_rgb) * 0.35
-    return cv2.GaussianBlur((picture * ambient).astype(np.float32), (0, 0), float(rng.uniform(0.4, 3.5)) * size / 128)
+        (left, top), (right, bottom) = np.maximum(corner, 0).tolist(), np.maximum(corner + extent, 0).tolist()
+        picture[:, top:bottom, left:right] = color[:, None, None]
+    picture *= (np.array(light.sky_rgb) * 0.9 + np.array(light.sun_rgb) * 0.35).astype(np.float32)[:, None, None]
+    return cv2.GaussianBlur(cv2.merge(list(picture)), (0, 0), float(rng.uniform(0.4, 3.5)) * size / 128)

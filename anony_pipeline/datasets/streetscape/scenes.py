@@ -16,7 +16,7 @@ from anony_pipeline.datasets.streetscape.camera import Camera, Time
 from anony_pipeline.datasets.streetscape.heads import Pose, build_head, draw_head
 from anony_pipeline.datasets.streetscape.identity import Person
 from anony_pipeline.datasets.streetscape.people import sample_expression, view_attributes
-from anony_pipeline.datasets.streetscape.surfaces import Light, View
+from anony_pipeline.datasets.streetscape.surfaces import Light, Raster, View
 from anony_pipeline.datasets.streetscape.vehicles import (
     Panel,
     Panels,
@@ -105,12 +105,12 @@ class _Canvas:
     objects: int = 0
 
     def put(self, rgb: np.ndarray, alpha: np.ndarray, corner_xy: tuple[int, int]) -> int:
-        """Composite an object; returns its number."""
+        """Composite an object, its color multiplied by its alpha; returns its number."""
         self.objects += 1
         x, y = corner_xy
         height, width = alpha.shape
         part = self.rgb[y : y + height, x : x + width]
-        part += (rgb - part) * alpha[..., None]
+        part[:] = Raster(rgb, alpha).over(part)
         self.owner[y : y + height, x : x + width][alpha > 0.5] = self.objects
         return self.objects
 
@@ -242,7 +242,7 @@ def _draw_vehicle(canvas: _Canvas, parked: Parked, eye: Eye, light: Light, time:
         warp_plate(layer.rgba, _lit_plate(vehicle, facing, light, time), layer.points(plate))
     small = cv2.resize(layer.rgba, tuple((high - low).tolist()), interpolation=cv2.INTER_AREA)
     alpha = small[..., 3]
-    number = canvas.put(small[..., :3] / np.maximum(alpha, 1e-6)[..., None], alpha, tuple(low.tolist()))
+    number = canvas.put(small[..., :3], alpha, tuple(low.tolist()))
     for plate in plates:
         quad = eye.project(frame.place(plate))
         region = SceneRegion(

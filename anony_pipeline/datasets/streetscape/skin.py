@@ -1,14 +1,14 @@
 """What covers a head: skin with its spots, brows, beard and hair."""
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
 
 from anony_pipeline.datasets.streetscape.anatomy import COLUMNS, ROWS, Skull, bump, skull_of, template
 from anony_pipeline.datasets.streetscape.identity import Person
-from anony_pipeline.datasets.streetscape.surfaces import Surface
+from anony_pipeline.datasets.streetscape.surfaces import Surface, lengths_of
 from anony_pipeline.runtime.seeding import numpy_generator
 
 # Where hair begins: height over the angle from the front, on average.
@@ -31,6 +31,7 @@ class Cover:
         gloss: ``(ROWS, COLUMNS)``.
         occlusion: ``(ROWS, COLUMNS)``.
         more: Hair that hangs, buns and ears: surfaces of their own.
+        lengths: `lengths_of` the points.
     """
 
     points: np.ndarray
@@ -38,6 +39,7 @@ class Cover:
     gloss: np.ndarray
     occlusion: np.ndarray
     more: tuple[Surface, ...]
+    lengths: tuple[np.ndarray, np.ndarray]
 
 
 def noise(
@@ -50,7 +52,7 @@ def noise(
 
 def smoothstep(low: float, high: float, value: np.ndarray) -> np.ndarray:
     """0 below ``low``, 1 above ``high``, smooth between."""
-    share = np.clip((value - low) / (high - low), 0, 1)
+    share = np.minimum(np.maximum((value - low) / (high - low), 0), 1)
     return share * share * (3 - 2 * share)
 
 
@@ -69,8 +71,8 @@ def cover_of(person: Person) -> Cover:
     hair = _hair(person, (points, albedo, gloss), rng)
     occlusion = occlusion * (1 - 0.35 * np.clip(cv2.blur(hair, (9, 9)) * (1 - hair) * 2, 0, 1))
     ears = () if person.hair_style in _CURTAIN_BOTTOM else _ears(person)
-    more = (*ears, *_hanging_hair(person, rng))
-    return Cover(points, albedo.astype(np.float32), gloss, occlusion.astype(np.float32), more)
+    more = tuple(replace(one, lengths=lengths_of(one.points)) for one in (*ears, *_hanging_hair(person, rng)))
+    return Cover(points, albedo.astype(np.float32), gloss, occlusion.astype(np.float32), more, lengths_of(points))
 
 
 def _skin(person: Person, skull: Skull, rng: np.random.Generator) -> np.ndarray:

@@ -4,21 +4,31 @@ Space is right-handed with the viewer on the positive z axis: x to the viewer's 
 unit is half the height of a head (about 11 cm). Colors are linear, not gamma-encoded, so that light adds up.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import TypeVar
 
 import cv2
 import numpy as np
 
+T = TypeVar("T")
+U = TypeVar("U")
 SHADOW_CELLS = 72
 SHADOW_REACH = 2.6
+# So many points of a surface cast its shadow.
+SHADOW_POINTS = 7000
 LOWEST = -3.0
 DEPTH_RANGE = 24.0
-# A point is drawn as 2 x 2 fine pixels: wider spacing leaves holes, which `_splat` closes up to one pixel.
+# A point is drawn as 2 x 2 fine pixels: wider spacing leaves holes, which `_splat` closes.
 SPACING_PX = 1.65
 # Below so many points, thinning a grid costs more than drawing it.
 FEW_POINTS = 2000
+# Rows of a grid that are sampled alike.
+BAND_ROWS = 44
+# Every which row and column tells what is in sight.
+COARSE = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +43,8 @@ class Surface:
         drawn: ``(R, C)`` bool: which points exist; None if all do.
         soft: Light bleeds around the terminator, as in skin.
         two_sided: Also drawn where it faces away.
+        turn: ``(3, 3)`` rotation of the surface's space into the viewer's.
+        lengths: What `lengths_of` says of points that are about these; asked when drawn if None.
     """
 
     points: np.ndarray
@@ -42,6 +54,8 @@ class Surface:
     drawn: np.ndarray | None = None
     soft: bool = False
     two_sided: bool = False
+    turn: np.ndarray = field(default_factory=lambda: np.eye(3, dtype=np.float32))
+    lengths: tuple[np.ndarray, np.ndarray] | None = None
 
 
 @dataclass(frozen=True)
@@ -87,19 +101,28 @@ class View:
 
 @dataclass(frozen=True, eq=False)
 class Raster:
-    """A drawing: ``rgb`` ``(H, W, 3)`` linear float32, not multiplied by ``alpha`` ``(H, W)`` in ``[0, 1]``."""
+    """A drawing: ``rgb`` ``(H, W, 3)`` linear float32, multiplied by ``alpha`` ``(H, W)`` in ``[0, 1]``."""
 
     rgb: np.ndarray
     alpha: np.ndarray
 
+    def over(self, behind: np.ndarray) -> np.ndarray:
+        """The drawing on top of an opaque ``(H, W, 3)`` picture."""
+        return cv2.multiply(behind, cv2.merge([1 - self.alpha] * 3)) + self.rgb
 
-def rotated(points: np.ndarray, rotation: np.ndarray) -> np.ndarray:
-    """Apply a ``(3, 3)`` rotation to ``(3, ...)`` points.
+
+def rotated(points: Sequence[np.ndarray] | np.ndarray, rotation: np.ndarray) -> np.ndarray:
+    """Apply a ``(3, 3)`` rotation to ``(3, ...)`` float32 points.
 
     Written out, because a matrix product's rounding depends on how many threads the library takes.
     """
     x, y, z = points
-    return np.stack([row[0] * x + row[1] * y + row[2] * z for row in rotation.astype(np.float32)])
+    turned = np.empty((3, *x.shape), np.float32)
+    for axis, (a, b, c) in enumerate(rotation.astype(np.float32)):
+        np.multiply(x, a, out=turned[axis])
+        turned[axis] += y * b
+        turned[axis] += z * c
+    return turned
 
 
 def normals_of(points: np.ndarray) -> np.ndarray:
@@ -109,178 +132,370 @@ def normals_of(points: np.ndarray) -> np.ndarray:
     down[:, 0], down[:, -1] = points[:, 1] - points[:, 0], points[:, -1] - points[:, -2]
     across[:, :, 1:-1] = points[:, :, 2:] - points[:, :, :-2]
     across[:, :, 0], across[:, :, -1] = points[:, :, 1] - points[:, :, 0], points[:, :, -1] - points[:, :, -2]
-    normals = np.stack(
+    return _unit(cross(down, across))
+
+
+def cross(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """The cross product of ``(3, ...)`` vectors; NumPy's own takes several times as long."""
+    return np.stack(
         [
-            down[1] * across[2] - down[2] * across[1],
-            down[2] * across[0] - down[0] * across[2],
-            down[0] * across[1] - down[1] * across[0],
+            first[1] * second[2] - first[2] * second[1],
+            first[2] * second[0] - first[0] * second[2],
+            first[0] * second[1] - first[1] * second[0],
         ]
     )
-    normals /= np.sqrt((normals * normals).sum(axis=0)) + 1e-9
-    return normals
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    """``(3, ...)`` vectors brought to unit length, in place."""
+    x, y, z = vectors
+    vectors /= np.sqrt(x * x + y * y + z * z) + np.float32(1e-9)
+    return vectors
 
 
 def render(surfaces: Sequence[Surface], view: View, light: Light) -> Raster:
     """Light the surfaces and draw them onto an empty canvas.
 
+    Points are drawn first, each by its number; color and light are found only for those that stay in sight.
+
     Args:
-        surfaces: In the viewer's space (already rotated).
+        surfaces: What is drawn, each in its own space.
         view: The canvas.
         light: Where light comes from.
 
     Returns:
         The drawing, antialiased.
     """
-    shadow_map = _shadow_map(surfaces, light)
-    surfaces = [surface for surface in surfaces if _reaches_canvas(surface, view)]
-    surfaces = [_fit_density(_without_far_side(surface, view), view) for surface in surfaces]
-    if not surfaces:
-        return Raster(np.zeros((*view.size_hw, 3), np.float32), np.zeros(view.size_hw, np.float32))
-    clouds = [_cloud(surface, view, light, shadow_map) for surface in surfaces]
-    pixels = np.concatenate([cloud[0] for cloud in clouds], axis=1)
-    depth = np.concatenate([cloud[1] for cloud in clouds])
-    colors = np.concatenate([cloud[2] for cloud in clouds], axis=1)
-    return _splat(pixels, depth, colors, view)
+    cloud = _cloud_of(surfaces, view)
+    owner = _splat(cloud, view)
+    row = np.zeros(len(cloud.drawn) + 1, np.int32)
+    row[owner] = 1
+    # The last number is nobody's.
+    row[-1] = 0
+    chosen = np.flatnonzero(row).astype(np.int32)
+    row[chosen] = np.arange(1, len(chosen) + 1, dtype=np.int32)
+    rgba = np.zeros((2, len(chosen) + 1, 4), np.float32)
+    if len(chosen):
+        rgba[0, 1:, :3] = _lit(cloud, chosen, view, light, _shadow_map(surfaces, light)).T
+    rgba[0, 1:, 3] = 1
+    # Blocks reach half a fine pixel beyond the outline: the outermost pixels count half.
+    rgba[1] = rgba[0] * np.float32(0.5)
+    row = row.take(owner)
+    inside = cv2.erode((row > 0).view(np.uint8), np.ones((3, 3), np.uint8))
+    row[inside == 0] += len(chosen) + 1
+    return _averaged(rgba.reshape(-1, 4).take(row, axis=0), view)
 
 
-def _reaches_canvas(surface: Surface, view: View) -> bool:
-    x, y = view.project(surface.points[:, ::4, ::4])
-    height, width = view.size_hw
-    return bool(x.max() > 0 and x.min() < width and y.max() > 0 and y.min() < height)
+@dataclass(frozen=True, eq=False)
+class _Grid:
+    """A part of a surface, sampled as densely as the canvas needs it.
+
+    Attributes:
+        surface: The whole surface, as it was given.
+        places_yx: ``(R,)`` and ``(C,)``: at which fractional rows and columns of the surface.
+        kernel_wh: Over how many columns and rows of the surface a sample is the mean.
+        span: The numbers of its ``R x C`` points in the cloud.
+    """
+
+    surface: Surface
+    places_yx: tuple[np.ndarray, np.ndarray]
+    kernel_wh: tuple[int, int]
+    span: slice
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return len(self.places_yx[0]), len(self.places_yx[1])
+
+    def maps(self) -> np.ndarray:
+        """``(2, R, C)``: the column and row of each point."""
+        maps = np.empty((2, *self.shape), np.float32)
+        maps[0], maps[1] = self.places_yx[1], self.places_yx[0][:, None]
+        return maps
 
 
-def _fit_density(surface: Surface, view: View) -> Surface:
-    """Resample a grid so that neighbours lie about `SPACING_PX` apart on the canvas, along rows and columns alike."""
-    points, pixels = surface.points, view.scale * view.supersample / SPACING_PX
+@dataclass(frozen=True, eq=False)
+class _Cloud:
+    """The points of all grids, one after the other.
+
+    Attributes:
+        grids: Where they come from.
+        points: ``(3, N)`` in the viewer's space.
+        pixels: ``(2, N)`` on the fine canvas.
+        drawn: ``(N,)`` bool: exists and faces the viewer.
+    """
+
+    grids: list[_Grid]
+    points: np.ndarray
+    pixels: np.ndarray
+    drawn: np.ndarray
+
+
+def _cloud_of(surfaces: Sequence[Surface], view: View) -> _Cloud:
+    """Sample what can be seen of surfaces so that neighbours lie about `SPACING_PX` apart on the fine canvas."""
+    grids: list[_Grid] = []
+    for surface, parts in zip(surfaces, _parts_in_sight(surfaces, view), strict=True):
+        grids += _grids_of(surface, parts, view, grids[-1].span.stop if grids else 0)
+    count = grids[-1].span.stop if grids else 0
+    points, drawn = np.empty((3, count), np.float32), np.ones(count, bool)
+    for surface, own in _runs(grids, lambda grid: grid.surface):
+        given = [*surface.points, *([] if surface.drawn is None else [surface.drawn.astype(np.float32)])]
+        planes = [_smoothed(one, own[0].kernel_wh) for one in given]
+        for grid in own:
+            xs, ys = grid.maps()
+            for plane, axis in zip(planes, points, strict=False):
+                cv2.remap(plane, xs, ys, cv2.INTER_LINEAR, dst=axis[grid.span].reshape(grid.shape))
+            if surface.drawn is not None:
+                drawn[grid.span] = cv2.remap(planes[3], xs, ys, cv2.INTER_LINEAR).reshape(-1) > 0.5
+    for turn, own in _runs(grids, lambda grid: grid.surface.turn):
+        mine = slice(own[0].span.start, own[-1].span.stop)
+        points[:, mine] = rotated(points[:, mine], turn)
+    pixels = _fine_pixels(points, view)
+    for grid in grids:
+        if not grid.surface.two_sided:
+            drawn[grid.span] &= _facing_points(pixels[:, grid.span].reshape(2, *grid.shape)).reshape(-1)
+    return _Cloud(grids, points, pixels, drawn)
+
+
+def _runs(things: Sequence[T], of: Callable[[T], U]) -> list[tuple[U, list[T]]]:
+    """Neighbours that share one and the same object."""
+    return [(of(own[0]), own) for own in (list(run) for _, run in groupby(things, lambda one: id(of(one))))]
+
+
+def _grids_of(surface: Surface, parts: Sequence[tuple[slice, slice]], view: View, first: int) -> list[_Grid]:
+    """The grids of a surface's parts, with points numbered from ``first``."""
+    if not parts:
+        return []
+    places = _places(surface, parts, view.scale * view.supersample / SPACING_PX)
+    # Averaging before sampling more coarsely keeps fine texture from aliasing on small heads.
+    high, wide = (
+        max(1, round(sum(part[axis].stop - part[axis].start for part in parts) / sum(len(one[axis]) for one in places)))
+        for axis in (0, 1)
+    )
+    grids = []
+    for ys, xs in places:
+        grids.append(_Grid(surface, (ys, xs), (wide, high), slice(first, first + len(ys) * len(xs))))
+        first = grids[-1].span.stop
+    return grids
+
+
+def _parts_in_sight(surfaces: Sequence[Surface], view: View) -> list[list[tuple[slice, slice]]]:
+    """Of each surface the rows and columns that hold points on the canvas that face the viewer.
+
+    In bands of rows: each has its own columns, and needs its own density.
+    """
+    coarse = [one.points[:, ::COARSE, ::COARSE] for one in surfaces]
+    ends = np.cumsum([one[0].size for one in coarse]).tolist()
+    spans = [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
+    points = np.concatenate([one.reshape(3, -1) for one in coarse], axis=1)
+    for turn, own in _runs(list(zip(surfaces, spans, strict=True)), lambda one: one[0].turn):
+        mine = slice(own[0][1].start, own[-1][1].stop)
+        points[:, mine] = rotated(points[:, mine], turn)
+    pixels = _fine_pixels(points, view)
+    return [
+        _parts_of(surface, pixels[:, span].reshape(2, *one.shape[1:]), view)
+        for surface, span, one in zip(surfaces, spans, coarse, strict=True)
+    ]
+
+
+def _parts_of(surface: Surface, pixels: np.ndarray, view: View) -> list[tuple[slice, slice]]:
+    """The parts in sight of one surface, of which every `COARSE`-th row and column is known on the fine canvas."""
+    (rows, columns), (height, width) = surface.points.shape[1:], _fine_size(view)
+    x, y = pixels
+    if rows * columns < FEW_POINTS:
+        outside = x.max() < 0 or x.min() > width or y.max() < 0 or y.min() > height
+        return [] if outside else [(slice(0, rows), slice(0, columns))]
+    inside = (x > 0) & (x < width) & (y > 0) & (y < height)
+    seen = inside[1:, 1:] | inside[:-1, :-1]
+    if not surface.two_sided:
+        seen &= _facing_quads(pixels)
+    seen = cv2.dilate(seen.view(np.uint8), np.ones((3, 3), np.uint8))
+    parts = []
+    for first in range(0, len(seen), BAND_ROWS // COARSE):
+        band = seen[first : first + BAND_ROWS // COARSE]
+        down, across = np.flatnonzero(band.any(axis=1)) + first, np.flatnonzero(band.any(axis=0))
+        if len(down):
+            parts.append((_grown(down, len(seen), rows), _grown(across, seen.shape[1], columns)))
+    return parts
+
+
+def _grown(squares: np.ndarray, of: int, points: int) -> slice:
+    """The rows or columns of points that border on coarse squares, of which there are ``of``."""
+    last = int(squares[-1]) + 1
+    return slice(int(squares[0]) * COARSE, points if last == of else last * COARSE + 1)
+
+
+def _fine_size(view: View) -> tuple[int, int]:
+    """Height and width of the fine canvas."""
+    height, width = (int(np.ceil(size * view.supersample)) for size in view.size_hw)
+    return height, width
+
+
+def _fine_pixels(points: np.ndarray, view: View) -> np.ndarray:
+    """Where ``(3, R, C)`` points lie on the fine canvas, ``(2, R, C)``, counted from the middle of its first pixel."""
+    pixels = view.project(points)
+    pixels *= np.float32(view.supersample)
+    pixels -= np.float32(0.5)
+    return pixels
+
+
+def _facing_quads(pixels: np.ndarray) -> np.ndarray:
+    """Which squares of neighbours turn their outside to the viewer, ``(R - 1, C - 1)`` bool, by their diagonals."""
+    down_x, down_y = pixels[:, 1:, 1:] - pixels[:, :-1, :-1]
+    up_x, up_y = pixels[:, :-1, 1:] - pixels[:, 1:, :-1]
+    return up_x * down_y > up_y * down_x
+
+
+def _facing_points(pixels: np.ndarray) -> np.ndarray:
+    """Which points belong to a square that faces the viewer, ``(R, C)`` bool."""
+    corners = np.zeros(pixels.shape[1:], np.uint8)
+    corners[:-1, :-1] = _facing_quads(pixels)
+    return cv2.dilate(corners, np.ones((2, 2), np.uint8), anchor=(1, 1)).view(bool)
+
+
+def lengths_of(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Fourth powers of the distances between neighbours in a grid.
+
+    Args:
+        points: ``(3, R, C)``.
+
+    Returns:
+        ``(R - 1, C / 3)`` from row to row, in every third column, and ``(R / 3, C - 1)`` from column to column.
+    """
     rows, columns = points[:, 1:, ::3] - points[:, :-1, ::3], points[:, ::3, 1:] - points[:, ::3, :-1]
+    return (rows * rows).sum(axis=0) ** 2, (columns * columns).sum(axis=0) ** 2
+
+
+def _places(
+    surface: Surface, parts: Sequence[tuple[slice, slice]], scale: float
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """At which fractional rows and columns each part of a grid is to be sampled, at ``scale`` samples to a unit."""
+    down, across = surface.lengths or lengths_of(surface.points)
+    top, bottom = parts[0][0].start, parts[-1][0].stop
+    left, right = min(part[1].start for part in parts), max(part[1].stop for part in parts)
     # A mean of fourth powers leans to the longer edges, which would leave holes.
-    lengths_y = ((rows * rows).sum(axis=0) ** 2).mean(axis=1) ** 0.25 * (1.1 * pixels)
-    lengths_x = ((columns * columns).sum(axis=0) ** 2).mean(axis=0) ** 0.25 * (1.1 * pixels)
-    if points[0].size < FEW_POINTS and max(lengths_y.max(), lengths_x.max()) < 1:
-        return surface
-    places_y, places_x = _even_places(lengths_y), _even_places(lengths_x)
-    xs, ys = np.meshgrid(places_x, places_y)
-    kernel = tuple(
-        max(1, round(old / len(new))) for old, new in zip(points.shape[:0:-1], (places_x, places_y), strict=True)
-    )
-
-    def resampled(values: np.ndarray) -> np.ndarray:
-        planes = list(values.reshape(-1, *points.shape[1:]))
-        if kernel != (1, 1):
-            # Averaging first keeps fine texture from aliasing on small heads.
-            planes = [cv2.blur(plane, kernel) for plane in planes]
-        resized = np.stack([cv2.remap(plane, xs, ys, cv2.INTER_LINEAR) for plane in planes])
-        return resized.reshape(*values.shape[:-2], *xs.shape)
-
-    def resampled_map(values: np.ndarray | float) -> np.ndarray | float:
-        return resampled(values) if isinstance(values, np.ndarray) else values
-
-    return replace(
-        surface,
-        points=resampled(points),
-        albedo=resampled(surface.albedo),
-        gloss=resampled_map(surface.gloss),
-        occlusion=resampled_map(surface.occlusion),
-        drawn=None if surface.drawn is None else resampled(surface.drawn.astype(np.float32)) > 0.5,
-    )
-
-
-def _without_far_side(surface: Surface, view: View) -> Surface:
-    """Drop the columns of a grid of which no point faces the viewer, where those are its first or last."""
-    if surface.two_sided or surface.points[0].size < FEW_POINTS:
-        return surface
-    step = 4
-    coarse = surface.points[:, ::step, ::step]
-    normals = normals_of(coarse)
-    facing = normals[2] * (view.distance - coarse[2]) - normals[0] * coarse[0] - normals[1] * coarse[1]
-    seen = np.nonzero((facing > -0.1 * view.distance).any(axis=0))[0]
-    if len(seen) == 0:
-        return surface
-    kept = slice(max(0, int(seen[0] - 1) * step), min(surface.points.shape[2], int(seen[-1] + 1) * step + 1))
-    cut: dict[str, Any] = {n: value[..., kept] for n, value in vars(surface).items() if isinstance(value, np.ndarray)}
-    return replace(surface, **cut)
+    lengths_y = down[top : bottom - 1, left // 3 : -(-right // 3)].mean(axis=1) ** 0.25 * (1.1 * scale)
+    lengths_x = [
+        across[rows.start // 3 : -(-rows.stop // 3), columns.start : columns.stop - 1].mean(axis=0) ** 0.25
+        * (1.1 * scale)
+        for rows, columns in parts
+    ]
+    if surface.points[0].size < FEW_POINTS and max(lengths_y.max(), lengths_x[0].max()) < 1:
+        # So few are drawn as they are.
+        return [(np.arange(bottom, dtype=np.float32), np.arange(right, dtype=np.float32))]
+    ys = _even_places(lengths_y) + np.float32(top)
+    ends = np.searchsorted(ys, [rows.start for rows, _ in parts] + [bottom])
+    return [
+        # One row more, as the next part begins with it; two at least, as one alone has no direction.
+        (ys[min(start, len(ys) - 2) : max(end + 1, start + 2)], _even_places(lengths) + np.float32(columns.start))
+        for start, end, lengths, (_, columns) in zip(ends, ends[1:], lengths_x, parts, strict=False)
+    ]
 
 
 def _even_places(lengths: np.ndarray) -> np.ndarray:
     """Fractional indices at which a polyline of segments of these lengths is to be sampled in steps of one."""
-    along = np.concatenate([[0.0], np.cumsum(np.maximum(lengths, 1e-4))])
-    count = int(np.clip(np.ceil(along[-1]), 4, 900))
-    return np.interp(np.linspace(0, along[-1], count), along, np.arange(len(along))).astype(np.float32)
+    along = np.zeros(len(lengths) + 1)
+    np.cumsum(np.maximum(lengths, 1e-4), out=along[1:])
+    count = min(max(math.ceil(along[-1]), 4), 900)
+    steps = np.arange(count) * (along[-1] / (count - 1))
+    return np.interp(steps, along, np.arange(len(along))).astype(np.float32)
+
+
+def _smoothed(values: np.ndarray, kernel_wh: tuple[int, int]) -> np.ndarray:
+    return values if kernel_wh == (1, 1) else cv2.blur(values, kernel_wh)
+
+
+def _maps(xs: np.ndarray, ys: np.ndarray) -> np.ndarray:
+    """Maps to `_sampled` of ``(N,)`` points: ``(2, R, C)``, the last row filled up with zeros."""
+    # OpenCV takes no map of more than 32,767 columns.
+    wide = min(len(xs), 4096)
+    maps = np.zeros((2, -(-len(xs) // wide), wide), np.float32)
+    maps.reshape(2, -1)[:, : len(xs)] = xs, ys
+    return maps
+
+
+def _sampled(image: np.ndarray, maps: np.ndarray, count: int, *, outside: float = 0.0) -> np.ndarray:
+    """Interpolate an image at the first ``count`` points of maps."""
+    return cv2.remap(image, maps[0], maps[1], cv2.INTER_LINEAR, borderValue=outside).reshape(-1)[:count]
 
 
 def _light_frame(light: Light) -> np.ndarray:
     """Rows: two axes across the light, and the direction to it."""
     toward = np.asarray(light.direction, np.float32)
     up = np.array([0, 0, 1] if abs(toward[1]) > 0.9 else [0, 1, 0], np.float32)
-    across = np.cross(up, toward)
-    across /= np.linalg.norm(across)
-    return np.stack([across, np.cross(toward, across), toward])
+    across = _unit(cross(up, toward))
+    return np.stack([across, cross(toward, across), toward])
 
 
-def _cells(points: np.ndarray, frame: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Places on the shadow map, ``(2, ...)`` in cells, and heights toward the light."""
-    seen = rotated(points, frame)
-    return seen[:2] * np.float32(SHADOW_CELLS / 2 / SHADOW_REACH) + np.float32(SHADOW_CELLS / 2), seen[2]
+def _cells(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Places on the shadow map, ``(2, N)`` in cells, and heights toward the light, of points in the light's frame."""
+    places = points[:2] * np.float32(SHADOW_CELLS / 2 / SHADOW_REACH)
+    places += np.float32(SHADOW_CELLS / 2)
+    return places, points[2]
 
 
 def _shadow_map(surfaces: Sequence[Surface], light: Light) -> tuple[np.ndarray, np.ndarray]:
     """The height of the highest point toward the light in each cell, and the frame in which cells are counted."""
-    frame = _light_frame(light)
-    heights = np.full(SHADOW_CELLS * SHADOW_CELLS, LOWEST, np.float32)
+    frame, found = _light_frame(light), []
     for surface in surfaces:
         if surface.points[1, 0, 0] < -1.5 * SHADOW_REACH:
             continue
-        step = max(1, round(np.sqrt(surface.points[0].size / 7000)))
+        step = max(1, round(math.sqrt(surface.points[0].size / SHADOW_POINTS)))
         points = surface.points[:, ::step, ::step]
         points = points.reshape(3, -1) if surface.drawn is None else points[:, surface.drawn[::step, ::step]]
-        places, height = _cells(points, frame)
-        columns = np.clip(places, 0, SHADOW_CELLS - 1).astype(np.int32)
-        order = np.argsort(_sort_key(height), kind="stable")
-        top = np.full_like(heights, LOWEST)
-        top[(columns[1] * SHADOW_CELLS + columns[0])[order]] = height[order]
-        np.maximum(heights, top, out=heights)
-    grid = np.maximum(heights, LOWEST).reshape(SHADOW_CELLS, SHADOW_CELLS)
+        found.append(rotated(points, rotated(surface.turn, frame)))
+    places, height = _cells(np.concatenate(found, axis=1))
+    columns, rows = np.minimum(np.maximum(places, 0), SHADOW_CELLS - 1).astype(np.int32)
+    heights = np.full((SHADOW_CELLS, SHADOW_CELLS), LOWEST, np.float32)
+    np.maximum.at(heights.reshape(-1), rows * SHADOW_CELLS + columns, height)
     # Cells at the rim collect everything beyond them; nothing there may cast a shadow.
-    grid[0], grid[-1], grid[:, 0], grid[:, -1] = LOWEST, LOWEST, LOWEST, LOWEST
-    return cv2.blur(grid, (3, 3)), frame
+    heights[0], heights[-1], heights[:, 0], heights[:, -1] = LOWEST, LOWEST, LOWEST, LOWEST
+    return cv2.blur(heights, (3, 3)), frame
 
 
-def _cloud(
-    surface: Surface, view: View, light: Light, shadow_map: tuple[np.ndarray, np.ndarray]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The lit points of a surface that face the viewer: pixels ``(2, N)``, depth ``(N,)`` and colors ``(3, N)``."""
-    points = surface.points
-    normals = normals_of(points)
-    toward = view.distance - points[2]
-    facing = normals[2] * toward - normals[0] * points[0] - normals[1] * points[1]
-    if surface.two_sided:
-        normals = normals * np.where(facing < 0, -1, 1).astype(np.float32)
-        seen = np.ones(facing.shape, bool)
-    else:
-        seen = facing > -0.02 * view.distance
-    if surface.drawn is not None:
-        seen &= surface.drawn
-    lit = _lit_share(points, shadow_map)
-    chosen = np.nonzero(seen.ravel())[0]
-
-    def pick(grid: np.ndarray | float) -> np.ndarray | float:
-        return grid.reshape(-1)[chosen] if isinstance(grid, np.ndarray) else grid
-
-    colors = _shade(
-        normals.reshape(3, -1)[:, chosen],
-        surface.albedo.reshape(3, -1)[:, chosen],
-        (pick(surface.gloss), pick(surface.occlusion), pick(lit)),
-        light,
-        surface.soft,
-    )
-    place = points.reshape(3, -1)[:, chosen]
-    return view.project(place) * view.supersample, place[2], colors
+def _lit(
+    cloud: _Cloud, chosen: np.ndarray, view: View, light: Light, shadow_map: tuple[np.ndarray, np.ndarray]
+) -> np.ndarray:
+    """The lit colors ``(3, N)`` of chosen points, by their numbers ``(N,)`` in ascending order."""
+    grids = cloud.grids
+    ends = np.searchsorted(chosen, [grid.span.stop for grid in grids])
+    facts = [(grid.span.start, *grid.shape, grid.surface.two_sided, grid.surface.soft) for grid in grids]
+    of_grid = np.repeat(np.arange(len(grids)), np.diff(ends, prepend=0))
+    first, height, width, two_sided, soft = np.array(facts, np.int32).T.copy().take(of_grid, axis=1)
+    rows, columns = np.divmod(chosen - first, width)
+    points = cloud.points.take(chosen, axis=1)
+    # Normals by central differences.
+    down = cloud.points.take(chosen + width * (rows < height - 1), axis=1)
+    down -= cloud.points.take(chosen - width * (rows > 0), axis=1)
+    across = cloud.points.take(chosen + (columns < width - 1), axis=1)
+    across -= cloud.points.take(chosen - (columns > 0), axis=1)
+    normals = _unit(cross(down, across))
+    away = normals[2] * (view.distance - points[2]) < normals[0] * points[0] + normals[1] * points[1]
+    normals *= np.where(away & (two_sided > 0), np.float32(-1), np.float32(1))
+    values = np.empty((5, len(chosen)), np.float32)
+    bounds = dict(zip(map(id, grids), zip([0, *ends.tolist()], ends.tolist(), strict=False), strict=True))
+    for surface, own in _runs(grids, lambda grid: grid.surface):
+        mine = slice(bounds[id(own[0])][0], bounds[id(own[-1])][1])
+        if mine.start == mine.stop:
+            continue
+        ys, xs = (
+            np.concatenate([grid.places_yx[axis].take(index[slice(*bounds[id(grid)])]) for grid in own])
+            for axis, index in enumerate((rows, columns))
+        )
+        maps = _maps(xs, ys)
+        for found, given in zip(values, (*surface.albedo, surface.gloss, surface.occlusion), strict=True):
+            if isinstance(given, np.ndarray):
+                found[mine] = _sampled(_smoothed(given, own[0].kernel_wh), maps, len(xs))
+            else:
+                found[mine] = given
+    gloss, occlusion = values[3:]
+    return _shade(normals, values[:3], (gloss, occlusion, _lit_share(points, shadow_map)), light, soft)
 
 
 def _lit_share(points: np.ndarray, shadow_map: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
     heights, frame = shadow_map
-    places, height = _cells(points, frame)
-    above = cv2.remap(heights, places[0] - 0.5, places[1] - 0.5, cv2.INTER_LINEAR, borderValue=LOWEST) - height
+    places, height = _cells(rotated(points, frame))
+    places -= np.float32(0.5)
+    above = _sampled(heights, _maps(*places), len(height), outside=LOWEST) - height
     # A surface lies a little below its own entry in the coarse map: only what is clearly above casts a shadow.
     return 1 - np.clip((above - 0.07) / 0.16, 0, 1)
 
@@ -288,87 +503,77 @@ def _lit_share(points: np.ndarray, shadow_map: tuple[np.ndarray, np.ndarray]) ->
 def _shade(
     normals: np.ndarray,
     albedo: np.ndarray,
-    maps: tuple[np.ndarray | float, np.ndarray | float, np.ndarray | float],
+    maps: tuple[np.ndarray, np.ndarray, np.ndarray],
     light: Light,
-    soft: bool,
+    soft: np.ndarray,
 ) -> np.ndarray:
-    """Diffuse, ambient and Blinn-Phong specular light on ``(3, N)`` normals and albedo."""
+    """Diffuse, ambient and Blinn-Phong specular light on ``(3, N)`` normals and albedo; all else is ``(N,)``."""
     gloss, occlusion, lit = maps
     toward = light.direction
     cosine = normals[0] * toward[0] + normals[1] * toward[1] + normals[2] * toward[2]
-    diffuse = np.maximum(cosine, 0) * lit
     up = (normals[1] * 0.5 + 0.5) * occlusion
-    down = (0.5 - normals[1] * 0.5) * occlusion
+    down = occlusion - up
     half = np.add(toward, (0, 0, 1))
-    half /= np.linalg.norm(half)
+    half = (half / np.linalg.norm(half)).tolist()
     shine = np.maximum(normals[0] * half[0] + normals[1] * half[1] + normals[2] * half[2], 0)
-    shine = shine * shine
-    shine = shine * shine
-    shine = shine * shine
+    shine *= shine
+    shine *= shine
+    shine *= shine
     shine = (shine * shine * 0.7 + shine * 0.12) * gloss * (lit * 0.8 + 0.2)
     colors = np.empty_like(albedo)
-    for channel in range(3):
+    for channel, spread in enumerate((0.28, 0.1, 0.06)):
         # Blood scatters red light around the terminator (wrapped diffuse light, in the red channel most).
-        wrap = (0.28, 0.1, 0.06)[channel] if soft else 0.0
-        direct = np.maximum(cosine * (1 - wrap) + wrap, 0) * lit if wrap else diffuse
+        direct = np.maximum(cosine + soft * spread * (1 - cosine), 0) * lit
         received = direct * light.sun_rgb[channel] + up * light.sky_rgb[channel] + down * light.ground_rgb[channel]
         colors[channel] = albedo[channel] * received + shine * light.sun_rgb[channel]
     return colors
 
 
-def _sort_key(depth: np.ndarray) -> np.ndarray:
-    """Depths as 16-bit numbers: they let NumPy's stable sort be a radix sort."""
-    return np.clip((depth + DEPTH_RANGE / 2) * (65535 / DEPTH_RANGE), 0, 65535).astype(np.uint16)
+def _splat(cloud: _Cloud, view: View) -> np.ndarray:
+    """Draw points as 2 x 2 blocks, the nearest before the others.
+
+    Returns:
+        ``(H, W)`` int32 of the fine canvas: the number of the point that is seen; one more than the last where there
+        is none.
+    """
+    height, width = _fine_size(view)
+    x, y = cloud.pixels
+    chosen = np.flatnonzero(cloud.drawn & (x >= 0) & (x < width - 1) & (y >= 0) & (y < height - 1))
+    corner = y.take(chosen).astype(np.int32) * width + x.take(chosen).astype(np.int32)
+    # Depths as 16-bit numbers let NumPy's stable sort be a radix sort.
+    depth = np.clip((cloud.points[2].take(chosen) + DEPTH_RANGE / 2) * (65535 / DEPTH_RANGE), 0, 65535).astype(
+        np.uint16
+    )
+    order = np.argsort(depth, kind="stable")
+    # NumPy keeps the last of several values assigned to one place; float32 holds whole numbers up to 16 million.
+    corners = np.zeros((height, width), np.float32)
+    corners.reshape(-1)[corner.take(order)] = np.arange(1, len(order) + 1)
+    nearest = cv2.dilate(corners, np.ones((2, 2), np.uint8), anchor=(1, 1))
+    # Pixels that are empty but surrounded belong to a neighbour.
+    square = np.ones((5, 5), np.uint8)
+    filled = (nearest > 0).view(np.uint8)
+    holes = cv2.morphologyEx(filled, cv2.MORPH_CLOSE, square) - filled
+    if holes.any():
+        cv2.copyTo(cv2.dilate(nearest, square), holes, nearest)
+    numbers = np.empty(len(order) + 1, np.int32)
+    numbers[0], numbers[1:] = len(cloud.drawn), chosen.take(order)
+    return numbers.take(nearest.astype(np.int32))
 
 
-def _splat(pixels: np.ndarray, depth: np.ndarray, colors: np.ndarray, view: View) -> Raster:
-    """Draw points as 2 x 2 blocks, far ones first, so that the nearest stays."""
-    fine = view.supersample
-    height, width = (int(np.ceil(size * fine)) for size in view.size_hw)
-    corner = np.floor(pixels - 0.5).astype(np.int32)
-    inside = (corner[0] >= 0) & (corner[0] < width - 1) & (corner[1] >= 0) & (corner[1] < height - 1)
-    corner, depth = corner[:, inside], depth[inside]
-    order = np.argsort(_sort_key(depth), kind="stable")
-    start = corner[1][order] * width + corner[0][order]
-    places = (start[:, None] + np.array([0, 1, width, width + 1], np.int32)).ravel()
-    owner = np.full(height * width, -1, np.int32)
-    # NumPy keeps the last of several values assigned to one place.
-    owner[places] = np.repeat(np.nonzero(inside)[0][order].astype(np.int32), 4)
-    owner = _closed(owner.reshape(height, width)).ravel()
-    drawn = owner >= 0
-    flat = np.zeros((height * width, 4), np.float32)
-    flat[drawn, :3] = colors[:, owner[drawn]].T
-    # Blocks reach half a fine pixel beyond the outline: the outermost pixels count half.
-    inner = cv2.erode(drawn.reshape(height, width).astype(np.uint8), np.ones((3, 3), np.uint8)).ravel()
-    flat[drawn, 3] = np.where(inner[drawn], np.float32(1), np.float32(0.5))
-    flat[drawn, :3] *= flat[drawn, 3:]
-    canvas = flat.reshape(height, width, 4)
-    if fine > 1:
-        canvas = _averaged(canvas, view)
-    alpha = canvas[..., 3]
-    return Raster(canvas[..., :3] / np.maximum(alpha, 1e-6)[..., None], alpha)
-
-
-def _averaged(canvas: np.ndarray, view: View) -> np.ndarray:
-    """Average fine pixels to the canvas's."""
+def _averaged(canvas: np.ndarray, view: View) -> Raster:
+    """Average the fine ``(H, W, 4)`` canvas to the canvas's pixels."""
     height, width = view.size_hw
     if float(view.supersample).is_integer():
-        return cv2.resize(canvas, (width, height), interpolation=cv2.INTER_AREA)
-    # An odd rest at the far edges would stretch the picture: sample at the exact factor instead.
-    fine = np.float32(view.supersample)
-    soft = cv2.blur(canvas, (2, 2), anchor=(0, 0))
-    xs, ys = np.meshgrid(
-        (np.arange(width, dtype=np.float32) + 0.5) * fine - 1, (np.arange(height, dtype=np.float32) + 0.5) * fine - 1
-    )
-    return cv2.remap(soft, xs, ys, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-
-
-def _closed(owner: np.ndarray) -> np.ndarray:
-    """Give pixels that are empty but surrounded to a neighbour."""
-    square = np.ones((5, 5), np.uint8)
-    drawn = (owner >= 0).astype(np.uint8)
-    holes = (cv2.morphologyEx(drawn, cv2.MORPH_CLOSE, square) > drawn).nonzero()
-    if len(holes[0]):
-        # float32 holds whole numbers up to 16 million exactly.
-        owner[holes] = cv2.dilate(owner.astype(np.float32), square)[holes].astype(np.int32)
-    return owner
+        canvas = cv2.resize(canvas, (width, height), interpolation=cv2.INTER_AREA)
+    else:
+        # An odd rest at the far edges would stretch the picture: sample at the exact factor instead.
+        fine = view.supersample
+        exact = np.array([[fine, 0, fine / 2 - 1], [0, fine, fine / 2 - 1]], np.float32)
+        canvas = cv2.warpAffine(
+            cv2.blur(canvas, (2, 2), anchor=(0, 0)),
+            exact,
+            (width, height),
+            flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+            borderMode=cv2.BORDER_REPLICATE,
+        )
+    return Raster(cv2.cvtColor(canvas, cv2.COLOR_RGBA2RGB), cv2.extractChannel(canvas, 3))

@@ -1,12 +1,13 @@
 """What people put on: glasses, hats and masks, fitted to a head; and clothes with the body in them."""
 
-from dataclasses import dataclass
+import functools
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from anony_pipeline.datasets.streetscape.anatomy import COLUMNS, ROWS, Marks, template
 from anony_pipeline.datasets.streetscape.skin import noise, smoothstep
-from anony_pipeline.datasets.streetscape.surfaces import Surface
+from anony_pipeline.datasets.streetscape.surfaces import Surface, cross, lengths_of
 
 GLASSES = ("none", "thin", "thick", "sun")
 HATS = ("none", "cap", "beanie", "brimmed", "hood")
@@ -41,6 +42,11 @@ class Wear:
     trousers_rgb: tuple[float, float, float] = (0.05, 0.06, 0.09)
     pattern: str = "plain"
 
+    @property
+    def covers(self) -> bool:
+        """Whether anything is worn on the head."""
+        return (self.glasses, self.hat, self.mask) != ("none", "none", "none")
+
 
 def sample_wear(rng: np.random.Generator, *, covered: float = 1.0) -> Wear:
     """Draw what somebody wears.
@@ -51,8 +57,9 @@ def sample_wear(rng: np.random.Generator, *, covered: float = 1.0) -> Wear:
     """
 
     def choose(options: tuple[str, ...], shares: tuple[float, ...]) -> str:
-        worn = np.array(shares) * covered
-        return str(rng.choice(options, p=[1 - worn.sum(), *worn]))
+        # As `Generator.choice` draws, without its checks, which take longer than all else here.
+        limits = np.cumsum(np.array(shares[::-1]) * covered)[::-1]
+        return options[int((rng.random() >= 1 - limits).sum())]
 
     return Wear(
         glasses=choose(GLASSES, (0.10, 0.08, 0.05)),
@@ -95,15 +102,18 @@ def worn_surfaces(wear: Wear, points: np.ndarray, marks: Marks, rng: np.random.G
 def _tube(path: np.ndarray, radius: float, color: np.ndarray, gloss: float) -> Surface:
     """A thin tube about a path ``(3, N)`` that lies mostly across the view."""
     angle = np.linspace(0, 2 * np.pi, 8, dtype=np.float32)[:, None]
-    tangent = np.gradient(path, axis=1)
-    tangent /= np.linalg.norm(tangent, axis=0) + 1e-9
-    ahead = np.array([0, 0, 1.0])[:, None]
-    across = np.cross(tangent, ahead, axis=0)
-    across /= np.linalg.norm(across, axis=0) + 1e-6
-    normal = np.cross(across, tangent, axis=0)
+    path = path.astype(np.float32)
+    tangent = np.empty_like(path)
+    tangent[:, 1:-1] = path[:, 2:] - path[:, :-2]
+    tangent[:, 0], tangent[:, -1] = path[:, 1] - path[:, 0], path[:, -1] - path[:, -2]
+    across = np.stack([tangent[1], -tangent[0], np.zeros_like(tangent[0])])
+    across /= np.sqrt(across[0] ** 2 + across[1] ** 2) + np.float32(1e-6)
+    normal = cross(across, tangent)
+    normal /= np.sqrt((tangent * tangent).sum(axis=0)) + np.float32(1e-9)
     points = path[:, None] + radius * (np.cos(angle) * across[:, None] + np.sin(angle) * normal[:, None])
-    albedo = np.broadcast_to(color[:, None, None], points.shape)
-    return Surface(points.astype(np.float32), np.ascontiguousarray(albedo, np.float32), gloss, two_sided=True)
+    albedo = np.empty_like(points)
+    albedo[:] = color[:, None, None]
+    return Surface(points, albedo, gloss, two_sided=True)
 
 
 def _glasses(wear: Wear, points: np.ndarray, marks: Marks) -> list[Surface]:
@@ -231,7 +241,7 @@ def body_surfaces(
         whole: Down to the shoes, 14 units below; else to the chest.
     """
     skin = np.asarray(skin_rgb)
-    neck = _limb(((0, -0.62, -0.22), (0, -1.05, -0.26), (0, -1.55, -0.30)), (0.37, 0.37, 0.48), skin * 0.95, soft=True)
+    neck = _neck(tuple(skin.tolist()))
     wide = 1.55 * (1 + 0.07 * build)
     surfaces = [neck, _trunk(wear, wide, build, rng, whole=whole)]
     if not whole:
@@ -262,6 +272,13 @@ def body_surfaces(
             )
         )
     return surfaces
+
+
+@functools.lru_cache(maxsize=96)
+def _neck(skin_rgb: tuple[float, float, float]) -> Surface:
+    color = np.array(skin_rgb) * 0.95
+    neck = _limb(((0, -0.62, -0.22), (0, -1.05, -0.26), (0, -1.55, -0.30)), (0.37, 0.37, 0.48), color, soft=True)
+    return replace(neck, lengths=lengths_of(neck.points))
 
 
 def _limb(
@@ -297,12 +314,16 @@ def _trunk(wear: Wear, wide: float, build: float, rng: np.random.Generator, *, w
     around = np.linspace(-np.pi, np.pi, columns)[None]
     folds = 0.022 * noise(rng, (12, 9), (rows, columns)) + 0.012 * noise(rng, (28, 18), (rows, columns))
     sine, cosine = np.sin(around), np.cos(around)
-    x = width * np.sign(sine) * np.abs(sine) ** 0.85 * (1 + folds)
-    z = -0.28 + deep * np.sign(cosine) * np.abs(cosine) ** 0.85 * (1 + 2 * folds)
-    points = np.stack([x, y + 0 * x, z])
-    color = np.array(wear.clothes_rgb)[:, None, None] * np.ones_like(points)
+    out = (np.sign(sine) * np.abs(sine) ** 0.85).astype(np.float32)
+    ahead = (np.sign(cosine) * np.abs(cosine) ** 0.85).astype(np.float32)
+    points = np.empty((3, rows, columns), np.float32)
+    points[0] = width.astype(np.float32) * out * (1 + folds)
+    points[1] = y
+    points[2] = deep.astype(np.float32) * ahead * (1 + 2 * folds) - 0.28
+    color = np.empty_like(points)
+    color[:] = np.array(wear.clothes_rgb)[:, None, None]
     if wear.pattern == "stripes":
-        color *= np.where(np.sin(y * 7 + 0 * x) > 0.2, 1.0, 0.4)
+        color *= np.where(np.sin(y * 7) > 0.2, np.float32(1), np.float32(0.4))
     if wear.pattern == "checks":
-        color *= np.where(np.sin(y * 6 + 0 * x) * np.sin(x * 6) > 0, 1.0, 0.55)
-    return Surface(points.astype(np.float32), color.astype(np.float32), 0.015)
+        color *= np.where(np.sin(y * 6) * np.sin(points[0] * 6) > 0, np.float32(1), np.float32(0.55))
+    return Surface(points, color, 0.015)

@@ -52,3 +52,13 @@ def test_lights_point_from_unit_directions(time):
     light = camera.sample_light(np.random.default_rng(0), time)
     assert np.linalg.norm(light.direction) == pytest.approx(1)
     assert min(*light.sun_rgb, *light.sky_rgb, *light.ground_rgb) > 0
+
+
+def test_grain_is_normal():
+    values = camera._normal(np.random.default_rng(0), (400, 500)).reshape(-1)
+    assert values.dtype == np.float32
+    assert values.mean() == pytest.approx(0, abs=0.01)
+    assert values.std() == pytest.approx(1, abs=0.01)
+    np.testing.assert_allclose(
+        np.mean(np.abs(values)[:, None] < [1, 2, 3], axis=0), [0.6827, 0.9545, 0.9973], atol=4e-3
+    )

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -68,6 +70,38 @@ def test_rotating_is_a_matrix_product():
     np.testing.assert_allclose(
         surfaces.rotated(points, rotation), np.einsum("ij,jrc->irc", rotation, points), rtol=1e-5, atol=1e-6
     )
+
+
+def test_a_surface_with_a_turn_is_drawn_as_its_turned_points():
+    turn = np.linalg.qr(np.random.default_rng(1).normal(size=(3, 3)))[0]
+    turn *= np.sign(np.linalg.det(turn))
+    ball = sphere(1.0, (0.3, 0.2, 0.1))
+    ball = replace(ball, points=ball.points * np.float32([1.0, 0.6, 0.8])[:, None, None])
+    light = Light((0.6, 0.0, 0.8), (1.0, 0.9, 0.8), (0.3, 0.3, 0.3), (0.1, 0.1, 0.1))
+    turned = surfaces.render([replace(ball, turn=turn)], view(), light)
+    same = surfaces.render([replace(ball, points=surfaces.rotated(ball.points, turn))], view(), light)
+    np.testing.assert_allclose(turned.rgb, same.rgb, atol=1e-3)
+    assert turned.alpha.sum() > 500
+
+
+@pytest.mark.parametrize("tilt", [0, 35, 90, 180])
+def test_bands_of_rows_leave_no_seams(tilt):
+    """A ball of even color in light from all around is even, from wherever it is seen."""
+    even = Light((0.0, 0.0, 1.0), (0.0, 0.0, 0.0), (0.8, 0.8, 0.8), (0.8, 0.8, 0.8))
+    angle = np.radians(tilt)
+    turn = np.array([[1, 0, 0], [0, np.cos(angle), -np.sin(angle)], [0, np.sin(angle), np.cos(angle)]])
+    drawn = surfaces.render([replace(sphere(), turn=turn)], view(scale=40.0, supersample=1.5), even)
+    inner = drawn.alpha == 1
+    assert inner.sum() == pytest.approx(np.pi * 39**2, rel=0.05)
+    np.testing.assert_allclose(drawn.rgb[inner], 0.4, atol=1e-4)
+
+
+def test_a_drawing_covers_what_is_behind_it_by_its_alpha():
+    behind = np.full((2, 2, 3), 0.8, np.float32)
+    alpha = np.float32([[0, 0.25], [0.5, 1]])
+    red = np.float32([0.4, 0.0, 0.0]) * alpha[..., None]
+    expected = [[[0.8, 0.8, 0.8], [0.7, 0.6, 0.6]], [[0.6, 0.4, 0.4], [0.4, 0, 0]]]
+    np.testing.assert_allclose(surfaces.Raster(red, alpha).over(behind), expected, atol=1e-6)
 
 
 def test_what_is_outside_the_canvas_draws_nothing():
