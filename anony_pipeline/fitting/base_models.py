@@ -5,6 +5,7 @@ lie beside the output, in ``<output>.work``, which can be removed afterwards.
 """
 
 import json
+import math
 import platform
 import time
 from collections.abc import Callable, Sequence
@@ -14,6 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -169,18 +171,34 @@ def _make_recognizer(shop: Workshop, name: str) -> Facts:
     faces = shop.faces if name == "recognizer" else shop.other_faces
     network = recognizer.fit_recognizer(name, faces, plan, batch=shop.amounts.batch)
     weights.round_to_half(network)
-    held_out = {
-        f"{figure}_{by}": value
-        for by, boxed in (("points", False), ("box", True))
-        for figure, value in recognizer.verification(
-            recognizer.embed(network, shop.unseen_faces, by_box=boxed, device=shop.device), shop.unseen_faces.people
-        ).items()
-    }
+    held_out = recognition(network, shop.unseen_faces, shop.device)
     # Nobody differentiates through the held-out recognizer, so its tensors are not shipped.
     weights.save_half((shop.output if name == "recognizer" else shop.work) / f"{name}.safetensors", network)
     export_onnx(network, shop.output / f"{name}.onnx")
     facts = {**_architecture(network), "people": shop.amounts.people, "steps": plan.steps}
     return {**facts, "held_out": {**held_out, "people": shop.amounts.held_out_people}}
+
+
+def recognition(network: nn.Module, faces: rendering.Faces, device: torch.device) -> Facts:
+    """How well people are told apart, aligned by points and by the box, in all pictures and in `recognizer.clear` ones.
+
+    Args:
+        network: A recognizer.
+        faces: People whom it has not seen.
+        device: Where it computes.
+
+    Returns:
+        `recognizer.verification`'s figures, each with ``_points`` or ``_box``, and with ``_clear`` of clear pictures;
+        None where there are too few; and how many of the pictures are clear.
+    """
+    chosen = recognizer.clear(faces)
+    figures: Facts = {"pictures": len(chosen), "pictures_clear": int(chosen.sum())}
+    for by, boxed in (("points", False), ("box", True)):
+        vectors = recognizer.embed(network, faces, by_box=boxed, device=device)
+        for among, kept in (("", np.ones_like(chosen)), ("_clear", chosen)):
+            for figure, value in recognizer.verification(vectors[torch.from_numpy(kept)], faces.people[kept]).items():
+                figures[f"{figure}_{by}{among}"] = None if math.isnan(value) else value
+    return figures
 
 
 def _make_reader(shop: Workshop, name: str) -> Facts:
@@ -189,13 +207,15 @@ def _make_reader(shop: Workshop, name: str) -> Facts:
     network = reader.fit_reader(name, plates, plan, batch=shop.amounts.batch)
     weights.round_to_half(network)
     unseen = shop.unseen_plates
-    exact, legible = reader.exact_reads(network, unseen, shop.device), unseen.heights >= LEGIBLE_PX
+    wrong, legible = reader.reading_errors(network, unseen, shop.device), unseen.heights >= LEGIBLE_PX
+    exact = wrong == 0
     groups = {
         f"exact_from_{LEGIBLE_PX}_px": legible & (unseen.rows == 1),
         "exact_below": ~legible & (unseen.rows == 1),
         f"exact_two_rows_from_{LEGIBLE_PX}_px": legible & (unseen.rows > 1),
     }
     held_out = {group: float(exact[chosen].mean()) if chosen.any() else None for group, chosen in groups.items()}
+    held_out["character_errors"] = float(wrong.sum() / sum(map(len, map(reader.legible, unseen.serials))))
     weights.save_half(shop.output / f"{name}.safetensors", network)
     facts = {**_architecture(network), "plates": len(plates.serials), "steps": plan.steps}
     return {**facts, "held_out": {**held_out, "plates": len(exact)}}

@@ -21,6 +21,7 @@ from anony_pipeline.models.reader import (
     decode_places,
     encode,
 )
+from anony_pipeline.plates.serials import edit_distance
 from anony_pipeline.runtime import seeding
 
 ARCHITECTURES: dict[str, type[nn.Module]] = {"reader": PlateNet, "held_out_reader": HeldOutPlateNet}
@@ -65,7 +66,7 @@ def serial_table(serials: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
 
     Characters outside the readers' alphabet are left out: a judge reads letters and digits.
     """
-    known = ["".join(c for c in serial.upper() if c in ALPHABET)[:MAX_CHARACTERS] for serial in serials]
+    known = [legible(serial)[:MAX_CHARACTERS] for serial in serials]
     table = torch.zeros(len(known), MAX_CHARACTERS, dtype=torch.long)
     for row, serial in zip(table, known, strict=True):
         row[: len(serial)] = encode([serial])[0]
@@ -85,12 +86,16 @@ def disturbed(images_u8: torch.Tensor, randomness: torch.Generator) -> torch.Ten
 
 
 @torch.no_grad()
-def exact_reads(network: nn.Module, plates: Plates, device: torch.device) -> np.ndarray:
-    """Which plates' whole serials are read, undisturbed: ``(N,)`` bool."""
+def reading_errors(network: nn.Module, plates: Plates, device: torch.device) -> np.ndarray:
+    """How many characters of each plate are read wrongly, missed or made up, undisturbed: ``(N,)`` int."""
     twin = ReaderTwin(network).to(device).eval() if isinstance(network, PlateNet) else None
-    wanted = ["".join(c for c in serial.upper() if c in ALPHABET) for serial in plates.serials]
     readings = []
     for part in torch.from_numpy(plates.images).split(256):
         crops = F.interpolate(augmentation.to_pixels(part.to(device)), INPUT_HW, mode="bilinear", antialias=True)
         readings += decode_ctc(twin(crops)) if twin else decode_places(network(crops))
-    return np.array([reading.text == serial for reading, serial in zip(readings, wanted, strict=True)])
+    return np.array([edit_distance(one.text, legible(s)) for one, s in zip(readings, plates.serials, strict=True)])
+
+
+def legible(serial: str) -> str:
+    """What a reader can read of a serial: the letters and digits of its alphabet."""
+    return "".join(c for c in serial.upper() if c in ALPHABET)

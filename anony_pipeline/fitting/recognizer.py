@@ -15,6 +15,7 @@ from anony_pipeline.runtime import seeding
 from anony_pipeline.structures.regions import Kind, Region
 
 MARGIN = 0.4
+CLEAR_PX, CLEAR_YAW = 48, 45
 
 
 class ArcMargin(nn.Module):
@@ -107,6 +108,26 @@ def embed(network: nn.Module, faces: Faces, *, by_box: bool, device: torch.devic
     return torch.cat(parts).cpu()
 
 
+def clear(faces: Faces) -> np.ndarray:
+    """Which faces show who they are: ``(N,)`` bool.
+
+    Photographed at `CLEAR_PX` or more, turned by at most `CLEAR_YAW` degrees, without mask, sunglasses or hood, and not
+    by night.
+    """
+    heights = faces.boxes[:, 3] - faces.boxes[:, 1]
+    return np.array(
+        [
+            height * one["shrink"] >= CLEAR_PX
+            and abs(one["yaw"]) <= CLEAR_YAW
+            and one["mask"] == "none"
+            and one["glasses"] != "sun"
+            and one["hat"] != "hood"
+            and one["time"] != "night"
+            for height, one in zip(heights.tolist(), faces.attributes, strict=True)
+        ]
+    )
+
+
 def verification(embeddings: torch.Tensor, people: np.ndarray) -> dict[str, float]:
     """How well people are told apart: ``rank1`` and ``tar_at_far_1e3``.
 
@@ -117,13 +138,16 @@ def verification(embeddings: torch.Tensor, people: np.ndarray) -> dict[str, floa
     Returns:
         ``rank1``: the share of pictures whose person is found first among all people, in a
         gallery of one picture each. ``tar_at_far_1e3``: the share of
-        same-person pairs above the similarity that one in a thousand pairs of different people exceeds.
+        same-person pairs above the similarity that one in a thousand pairs of different people exceeds. Both are NaN
+        where there is nothing to compare.
     """
     owners = torch.from_numpy(np.unique(people, return_inverse=True)[1])
     likeness = embeddings @ embeddings.T
     same = owners[:, None] == owners[None]
     upper = torch.ones_like(same).triu(1).bool()
     impostors, genuine = likeness[~same & upper], likeness[same & upper]
+    if not len(impostors) or not len(genuine):
+        return {"rank1": math.nan, "tar_at_far_1e3": math.nan}
     # torch.quantile refuses more than 16 million values.
     threshold = impostors.topk(max(1, round(len(impostors) * 1e-3))).values[-1]
     first = torch.tensor([int((owners == owner).nonzero()[0]) for owner in range(int(owners.max()) + 1)])
