@@ -26,7 +26,7 @@ from anony_pipeline.losses import adversarial, perceptual, reconstruction
 from anony_pipeline.models import weights
 from anony_pipeline.models.demo_pipeline import build_demo_pipeline
 from anony_pipeline.models.discriminator import Discriminator
-from anony_pipeline.models.generator import LAST_TIMESTEP, SHIPPED_UNET, Generator
+from anony_pipeline.models.generator import LAST_TIMESTEP, SHIPPED_UNET, Generator, with_coarse_of
 from anony_pipeline.models.recognizer import BOX_CONTEXT, BOX_SHIFT, INPUT_SIZE
 from anony_pipeline.ops import images
 from anony_pipeline.runtime.progress import log
@@ -52,6 +52,8 @@ R1_WEIGHT = 5.0
 TWIN_SHARE = 0.25
 STRANGERS = 0.2
 """Cosine up to which two faces count as two people's; the mean of strangers is 0, but hair and skin stay alike."""
+LIKENESS_OF_ALL = 0.3
+"""The loss from which on it has its full weight: about that of faces which all look alike."""
 MASK_GROWTH = (1.1, 1.4)
 CROPS = {Kind.FACE: 27_000, Kind.PLATE: 13_000}
 
@@ -69,7 +71,7 @@ class Mix:
 
 BEGINNING = Mix(pixel=1.0, edges=1.0, features=0.0, adversary=0.0, likeness=0.0)
 LATER = {
-    Kind.FACE: Mix(pixel=0.1, edges=0.05, features=0.3, adversary=0.6, likeness=0.3),
+    Kind.FACE: Mix(pixel=0.2, edges=0.1, features=0.6, adversary=0.5, likeness=0.15),
     Kind.PLATE: Mix(pixel=1.0, edges=0.5, features=0.4, adversary=0.2, likeness=0.0),
 }
 TURNS = (Kind.FACE, Kind.FACE, Kind.PLATE)
@@ -245,7 +247,10 @@ class _Trainer:
                     clean, torch.randn(shape, generator=noise_rng, device=self.device), timesteps
                 )
         clean = generator.predict_clean(latents, timesteps, condition, batch.kind)
-        return torch.where(batch.masks > 0.5, generator.decode(clean.float()), batch.images)
+        filled = generator.decode(clean.float())
+        if batch.anchors is not None:
+            filled = with_coarse_of(batch.anchors, filled, batch.masks)
+        return torch.where(batch.masks > 0.5, filled, batch.images)
 
     def _gradient(self, fixed: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """The mixed gradient at the outputs, and the losses.
@@ -261,7 +266,10 @@ class _Trainer:
         for name, loss in self._further_losses(outputs, batch, mix):
             losses[name] = loss
             gradient = torch.autograd.grad(loss, outputs)[0].float()
-            total = total + getattr(mix, name) * gradient * (length / gradient.norm().clamp(min=1e-12)).clamp(max=1e6)
+            # A hinge that few pairs still touch must not push those few with the strength of all.
+            share = (loss.detach() / LIKENESS_OF_ALL).clamp(max=1) if name == "likeness" else 1.0
+            scale = (length / gradient.norm().clamp(min=1e-12)).clamp(max=1e6)
+            total = total + getattr(mix, name) * share * scale * gradient
         return total, {name: loss.detach() for name, loss in losses.items()}
 
     def _further_losses(self, outputs: torch.Tensor, batch: Batch, mix: Mix) -> Iterator[tuple[str, torch.Tensor]]:

@@ -116,6 +116,18 @@ def test_what_is_under_the_mask_is_never_an_input(work, kind):
     assert torch.equal(first, second)
 
 
+def test_a_plate_learns_with_the_coarse_colors_of_its_anchor_as_it_keeps_them_in_use(work):
+    trainer = fitting._Trainer(4, 0, torch.device("cpu"), ArcFaceNet())
+    store = fitting._Store(render_crops(work / "crops", count=COUNT, seed=0), Kind.PLATE, torch.device("cpu"))
+    batch = store.draw(2, np.random.default_rng(0))
+    batch.anchors = torch.tensor([0.8, -0.4, 0.1]).view(1, 3, 1, 1).expand_as(batch.images)
+    with torch.no_grad():
+        made = trainer._generate(batch)
+    inside = batch.masks.expand_as(made) > 0.5
+    means = [made[:, channel][inside[:, channel]].mean().item() for channel in range(3)]
+    assert means == pytest.approx([0.8, -0.4, 0.1], abs=0.05)
+
+
 def test_twins_share_the_crop_and_not_the_noise(work):
     store = fitting._Store(render_crops(work / "crops", count=COUNT, seed=0), Kind.FACE, torch.device("cpu"))
     batch = store.draw(8, np.random.default_rng(0))
