@@ -23,7 +23,7 @@ import numpy as np
 
 from anony_pipeline.config.schema import Streetscape
 from anony_pipeline.datasets import streetscape
-from anony_pipeline.datasets.streetscape import casting, writer
+from anony_pipeline.datasets.streetscape import camera, casting, people, wear, writer
 
 PARTS = {
     "build_head": "expression, eyes, mouth, clothes",
@@ -64,47 +64,61 @@ def known(number: int) -> object:
     return streetscape.render_face_crop(streetscape.sample_person(number % 10), np.random.default_rng(number), 128)
 
 
-def heads_a_second(first: int) -> tuple[float, float]:
-    """Faces of 128 px that one process draws a second, by its own time and by the clock."""
+def alone(number: int) -> object:
+    """A head as scenes are composed of: with an expression and what is worn, turned, lit and cut out, no body."""
+    rng = np.random.default_rng(number)
+    light = camera.sample_light(rng, camera.sample_time(rng, "base"))
+    pose, expression, worn = people.sample_pose(rng), people.sample_expression(rng), wear.sample_wear(rng)
+    return people.render_head(people.sample_person(number % 10), pose, light, 128, expression=expression, wear=worn)
+
+
+RATES = {"heads": alone, "face_crops": known}
+
+
+def pictures_a_second(job: tuple[str, int]) -> tuple[float, float]:
+    """What one process draws a second, by its own time and by the clock."""
     cv2.setNumThreads(1)
+    draw, first = RATES[job[0]], job[1]
     for number in range(20):
-        known(number)
+        draw(number)
     clock, own, drawn = time.monotonic(), time.process_time(), 0
     while time.monotonic() - clock < SECONDS:
-        known(first + drawn)
+        draw(first + drawn)
         drawn += 1
     return drawn / (time.process_time() - own), drawn / (time.monotonic() - clock)
 
 
-def on_two_cores() -> tuple[float, float]:
+def on_two_cores() -> dict[str, tuple[float, float]]:
     """What two processes draw a second together, by their own time and by the clock."""
+    found = {}
     with multiprocessing.get_context("spawn").Pool(2) as pool:
-        rates = pool.map(heads_a_second, [0, 100_000], chunksize=1)
-    own, clock = (sum(column) for column in zip(*rates, strict=True))
-    return own, clock
+        for name in RATES:
+            rates = pool.map(pictures_a_second, [(name, 0), (name, 100_000)], chunksize=1)
+            own, clock = (sum(column) for column in zip(*rates, strict=True))
+            found[name] = (own, clock)
+    return found
 
 
 def in_turns(against: Path | None) -> dict[str, object]:
-    """The rates on two cores of this checkout and of another, measured in turns; the best of each counts."""
-    found: dict[str, list[tuple[float, float]]] = {"now": [], "before": []}
+    """The rates on two cores of this checkout and of another, measured in turns; medians."""
+    turns: dict[str, list[dict[str, tuple[float, float]]]] = {"now": [], "before": []}
     for _ in range(TURNS):
-        found["now"].append(on_two_cores())
+        turns["now"].append(on_two_cores())
         if against is not None:
             # This file, with the other's package.
             command = [sys.executable, __file__, "--rate-only"]
             environment = {**os.environ, "PYTHONPATH": str(against.resolve())}
             done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
-            found["before"].append(tuple(json.loads(done.stdout)))
-    named = {"": found["now"], "before_": found["before"]}
-    rates = {
-        f"{name}face_crops_128px_a_second_on_two_cores{by}": round(max(rate[index] for rate in turns), 1)
-        for name, turns in named.items()
-        if turns
-        for index, by in enumerate(("", "_by_the_clock"))
-    }
-    if against is not None:
-        ratios = [now[0] / before[0] for now, before in zip(found["now"], found["before"], strict=True)]
-        rates["times_as_fast_as_before"] = [round(ratio, 2) for ratio in ratios]
+            turns["before"].append(json.loads(done.stdout))
+    rates: dict[str, object] = {}
+    for name in RATES:
+        for when, measured in turns.items():
+            if measured:
+                own, clock = np.median([one[name] for one in measured], axis=0).round(1).tolist()
+                rates[f"{name}_128px_a_second_on_two_cores_{when}"] = {"by_cpu_time": own, "by_the_clock": clock}
+        if against is not None:
+            pairs = zip(turns["now"], turns["before"], strict=True)
+            rates[f"{name}_times_as_fast"] = [round(now[name][0] / before[name][0], 2) for now, before in pairs]
     return {**rates, "load_of_the_machine": round(os.getloadavg()[0], 1)}
 
 

@@ -90,15 +90,20 @@ def build_head(
         body: ``bust``, ``whole`` or None.
     """
     cover, skull = cover_of(person), skull_of(person)
-    points, albedo, gloss = cover.points.copy(), cover.albedo.copy(), cover.gloss.copy()
+    moving = bool(expression.smile or expression.mouth_open)
+    shut = None if moving else _shut(person)
+    points, albedo, gloss = (part.copy() for part in (shut or (cover.points, cover.albedo, cover.gloss))[:3])
     drawn = None
     if wear.hat in HAT_RIMS:
         # A hat presses the hair down, and what is under it need not be drawn.
         height = np.cos(template().polar)[:, None]
         drawn = np.broadcast_to(height < HAT_RIMS[wear.hat] + 0.08, points.shape[1:])
         points += (skull.points * 1.02 - points) * smoothstep(0.25, 0.5, height)
-    _move(points[:, _below(MOVED)], skull.marks, expression)
-    landmarks = _paint_mouth(person, skull.marks, expression, (points, albedo, gloss))
+    if shut is None:
+        _move(points[:, _below(MOVED)], skull.marks, expression)
+        landmarks = _paint_mouth(person, skull.marks, expression, (points, albedo, gloss))
+    else:
+        landmarks = shut[3]
     _paint_eyes(person, skull.marks, expression, (points, albedo, gloss))
     # What an expression moves changes little about how densely the head is to be drawn.
     skin = Surface(points, albedo, gloss, cover.occlusion, drawn, soft=True, lengths=cover.lengths)
@@ -117,6 +122,15 @@ def build_head(
         else body_surfaces(wear, person.skin_rgb, person.score("neck_width"), rng, whole=body == "whole")
     )
     return Head(surfaces, landmarks, face, parts)
+
+
+@functools.lru_cache(maxsize=96)
+def _shut(person: Person) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Points, albedo and gloss of a person's covered head with the mouth of a face at rest, and its landmarks."""
+    cover = cover_of(person)
+    points, albedo, gloss = cover.points.copy(), cover.albedo.copy(), cover.gloss.copy()
+    landmarks = _paint_mouth(person, skull_of(person).marks, Expression(), (points, albedo, gloss))
+    return points, albedo, gloss, landmarks
 
 
 def draw_head(head: Head, pose: Pose, light: Light, view: View, *, body_yaw: float = 0.0) -> DrawnHead:

@@ -11,7 +11,7 @@ from anony_pipeline.datasets.streetscape.camera import Family
 from anony_pipeline.datasets.streetscape.heads import Expression, Pose, build_head, draw_head
 from anony_pipeline.datasets.streetscape.identity import Person, sample_person
 from anony_pipeline.datasets.streetscape.skin import noise
-from anony_pipeline.datasets.streetscape.surfaces import Light, View
+from anony_pipeline.datasets.streetscape.surfaces import Light, View, fineness
 from anony_pipeline.datasets.streetscape.wear import Wear, sample_wear
 
 __all__ = ["FaceCrop", "Person", "render_face_crop", "render_head", "sample_expression", "sample_person", "sample_pose"]
@@ -80,7 +80,8 @@ def render_head(
     """
     rng = np.random.default_rng(person.seed)
     head = build_head(person, expression or Expression(), wear or Wear(), rng, body=None)
-    drawn = draw_head(head, pose, light, View((size, size), size * 0.31, (size / 2, size * 0.53)))
+    view = View((size, size), size * 0.31, (size / 2, size * 0.53), supersample=fineness(size * 0.31))
+    drawn = draw_head(head, pose, light, view)
     linear = cv2.divide(drawn.raster.rgb, cv2.merge([np.maximum(drawn.raster.alpha, 1e-6)] * 3))
     image = np.clip(cameras.encode(linear) * 255 + 0.5, 0, 255).astype(np.uint8)
     return image, drawn.raster.alpha, drawn.landmarks.astype(np.float32), drawn.box_xyxy.astype(np.float32)
@@ -106,8 +107,7 @@ def render_face_crop(person: Person, rng: np.random.Generator, size: int = 128, 
     scale = drawn_size * rng.uniform(0.235, 0.33)
     center = drawn_size * (0.5 + rng.normal(0, 0.03)), drawn_size * (0.47 + rng.normal(0, 0.03))
     head = build_head(person, expression, wear, rng)
-    fine = 2.0 if scale < 24 else 1.5
-    view = View((drawn_size, drawn_size), scale, center, float(rng.uniform(6, 20)), fine)
+    view = View((drawn_size, drawn_size), scale, center, float(rng.uniform(6, 20)), fineness(scale))
     drawn = draw_head(head, pose, light, view, body_yaw=pose.yaw * rng.uniform(0, 0.7))
     scene = drawn.raster.over(background(rng, light, drawn_size))
     camera = cameras.sample_camera(rng, family, time, drawn_size)

@@ -16,7 +16,7 @@ from anony_pipeline.datasets.streetscape.camera import Camera, Time
 from anony_pipeline.datasets.streetscape.heads import Pose, build_head, draw_head
 from anony_pipeline.datasets.streetscape.identity import Person
 from anony_pipeline.datasets.streetscape.people import sample_expression, view_attributes
-from anony_pipeline.datasets.streetscape.surfaces import Light, Raster, View
+from anony_pipeline.datasets.streetscape.surfaces import Light, Raster, View, fineness
 from anony_pipeline.datasets.streetscape.vehicles import (
     Panel,
     Panels,
@@ -185,7 +185,7 @@ def _draw_person(
         scale,
         tuple((center - low).tolist()),
         distance=max(z / unit, 4.0),
-        supersample=2.0 if scale < 24 else 1.5,
+        supersample=fineness(scale),
     )
     _ground_shadow(canvas, eye, np.array([x, 0, z]), (0.32, 0.22), 0.45 if time != "night" else 0.2)
     drawn = draw_head(head, standing.pose, light, view, body_yaw=standing.body_yaw)

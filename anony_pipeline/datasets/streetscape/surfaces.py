@@ -26,7 +26,7 @@ SPACING_PX = 1.65
 # Below so many points, thinning a grid costs more than drawing it.
 FEW_POINTS = 2000
 # Rows of a grid that are sampled alike.
-BAND_ROWS = 44
+BAND_ROWS = 60
 # Every which row and column tells what is in sight.
 COARSE = 4
 
@@ -37,7 +37,7 @@ class Surface:
 
     Attributes:
         points: ``(3, R, C)`` float32; (row direction) x (column direction) points outward.
-        albedo: ``(3, R, C)`` float32, linear, in ``[0, 1]``.
+        albedo: ``(3, R, C)`` float32, linear, in ``[0, 1]``; ``(3, 1, 1)`` if it is the same everywhere.
         gloss: ``(R, C)`` float32 or one number: the strength of the highlight.
         occlusion: ``(R, C)`` float32 in ``[0, 1]`` or one number: how much of the sky is seen from there.
         drawn: ``(R, C)`` bool: which points exist; None if all do.
@@ -84,7 +84,7 @@ class View:
         scale: Pixels to a unit at z = 0.
         center_xy: Where the origin appears, in pixels.
         distance: From the viewer to the origin in units; small ones distort.
-        supersample: Finer by this factor while drawing, then averaged; need not be whole.
+        supersample: Finer by this factor while drawing, then averaged; need not be whole; see `fineness`.
     """
 
     size_hw: tuple[int, int]
@@ -111,17 +111,22 @@ class Raster:
         return cv2.multiply(behind, cv2.merge([1 - self.alpha] * 3)) + self.rgb
 
 
+def fineness(scale: float) -> float:
+    """By which factor to draw finer: large things need less; ``scale`` is in pixels to a unit."""
+    return 2.0 if scale < 24 else 1.5
+
+
 def rotated(points: Sequence[np.ndarray] | np.ndarray, rotation: np.ndarray) -> np.ndarray:
     """Apply a ``(3, 3)`` rotation to ``(3, ...)`` float32 points.
 
     Written out, because a matrix product's rounding depends on how many threads the library takes.
     """
     x, y, z = points
-    turned = np.empty((3, *x.shape), np.float32)
+    turned, part = np.empty((3, *x.shape), np.float32), np.empty(x.shape, np.float32)
     for axis, (a, b, c) in enumerate(rotation.astype(np.float32)):
         np.multiply(x, a, out=turned[axis])
-        turned[axis] += y * b
-        turned[axis] += z * c
+        turned[axis] += np.multiply(y, b, out=part)
+        turned[axis] += np.multiply(z, c, out=part)
     return turned
 
 
@@ -182,7 +187,7 @@ def render(surfaces: Sequence[Surface], view: View, light: Light) -> Raster:
     rgba[1] = rgba[0] * np.float32(0.5)
     row = row.take(owner)
     inside = cv2.erode((row > 0).view(np.uint8), np.ones((3, 3), np.uint8))
-    row[inside == 0] += len(chosen) + 1
+    row += (inside == 0) * np.int32(len(chosen) + 1)
     return _averaged(rgba.reshape(-1, 4).take(row, axis=0), view)
 
 
@@ -483,7 +488,7 @@ def _lit(
         )
         maps = _maps(xs, ys)
         for found, given in zip(values, (*surface.albedo, surface.gloss, surface.occlusion), strict=True):
-            if isinstance(given, np.ndarray):
+            if isinstance(given, np.ndarray) and given.size > 1:
                 found[mine] = _sampled(_smoothed(given, own[0].kernel_wh), maps, len(xs))
             else:
                 found[mine] = given

@@ -1,6 +1,7 @@
 """What people put on: glasses, hats and masks, fitted to a head; and clothes with the body in them."""
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -99,21 +100,29 @@ def worn_surfaces(wear: Wear, points: np.ndarray, marks: Marks, rng: np.random.G
     return surfaces
 
 
-def _tube(path: np.ndarray, radius: float, color: np.ndarray, gloss: float) -> Surface:
-    """A thin tube about a path ``(3, N)`` that lies mostly across the view."""
-    angle = np.linspace(0, 2 * np.pi, 8, dtype=np.float32)[:, None]
-    path = path.astype(np.float32)
-    tangent = np.empty_like(path)
-    tangent[:, 1:-1] = path[:, 2:] - path[:, :-2]
-    tangent[:, 0], tangent[:, -1] = path[:, 1] - path[:, 0], path[:, -1] - path[:, -2]
+def _tubes(paths: Sequence[tuple[np.ndarray, float, float]], color: np.ndarray) -> Surface:
+    """Thin tubes about paths ``(3, N)`` that lie mostly across the view, each with its radius and gloss, as one."""
+    counts = [path.shape[1] for path, _, _ in paths]
+    path = np.concatenate([path for path, _, _ in paths], axis=1).astype(np.float32)
+    radius = np.repeat(np.array([one for _, one, _ in paths], np.float32), counts)
+    gloss = np.repeat(np.array([one for _, _, one in paths], np.float32), counts)
+    last = np.cumsum(counts) - 1
+    first = last - counts + 1
+    after, before = np.arange(1, len(radius) + 1), np.arange(-1, len(radius) - 1)
+    after[last], before[first] = last, first
+    tangent = path[:, after] - path[:, before]
     across = np.stack([tangent[1], -tangent[0], np.zeros_like(tangent[0])])
     across /= np.sqrt(across[0] ** 2 + across[1] ** 2) + np.float32(1e-6)
     normal = cross(across, tangent)
     normal /= np.sqrt((tangent * tangent).sum(axis=0)) + np.float32(1e-9)
+    angle = np.linspace(0, 2 * np.pi, 8, dtype=np.float32)[:, None]
     points = path[:, None] + radius * (np.cos(angle) * across[:, None] + np.sin(angle) * normal[:, None])
-    albedo = np.empty_like(points)
-    albedo[:] = color[:, None, None]
-    return Surface(points, albedo, gloss, two_sided=True)
+    down, along = lengths_of(points)
+    # Nothing is drawn from one tube's end to the next one's beginning.
+    along[:, last[:-1]] = 0
+    return Surface(
+        points, _uniform(color), np.broadcast_to(gloss, points.shape[1:]).copy(), two_sided=True, lengths=(down, along)
+    )
 
 
 def _glasses(wear: Wear, points: np.ndarray, marks: Marks) -> list[Surface]:
@@ -128,20 +137,19 @@ def _glasses(wear: Wear, points: np.ndarray, marks: Marks) -> list[Surface]:
     ring_y = half_high * np.sign(np.sin(angle)) * np.abs(np.sin(angle)) ** squareness + marks.eye_y - 0.01
     radius = {"thin": 0.010, "thick": 0.024, "sun": 0.020}[wear.glasses]
     color = np.array(wear.frame_rgb)
-    surfaces = []
+    surfaces, paths = [], []
     for side in (-1, 1):
         rim_x = side * marks.eye_x * 1.02 + ring_x
         # The frame bends back toward the temples.
         rim = np.stack([rim_x, ring_y, depth - 0.32 * rim_x**2])
-        surfaces.append(_tube(rim, radius, color, 0.35))
+        paths.append((rim, radius, 0.35))
         if wear.glasses == "sun":
             share = np.linspace(1, 0.02, 12)[:, None]
             lens_x = side * marks.eye_x * 1.02 + ring_x * share
             lens = np.stack(
                 [lens_x, marks.eye_y - 0.01 + (ring_y - marks.eye_y + 0.01) * share, depth - 0.32 * lens_x**2]
             )
-            tint = np.full(lens.shape, 0.012, np.float32)
-            surfaces.append(Surface(lens.astype(np.float32), tint, 0.9, two_sided=True))
+            surfaces.append(Surface(lens.astype(np.float32), _uniform(np.full(3, 0.012)), 0.9, two_sided=True))
         hinge = side * (marks.eye_x * 1.02 + half_wide)
         temple = np.stack(
             [
@@ -150,10 +158,10 @@ def _glasses(wear: Wear, points: np.ndarray, marks: Marks) -> list[Surface]:
                 np.linspace(depth - 0.32 * hinge**2, -0.1, 24),
             ]
         )
-        surfaces.append(_tube(temple, radius * 1.1, color, 0.3))
+        paths.append((temple, radius * 1.1, 0.3))
     bridge_x = np.linspace(-1, 1, 16) * (marks.eye_x * 1.02 - half_wide)
     bridge = np.stack([bridge_x, marks.eye_y + 0.035 - 2 * bridge_x**2, np.full(16, depth + 0.02)])
-    return [*surfaces, _tube(bridge, radius, color, 0.35)]
+    return [_tubes([*paths, (bridge, radius, 0.35)], color), *surfaces]
 
 
 def _hat(wear: Wear, points: np.ndarray, rng: np.random.Generator) -> list[Surface]:
@@ -188,8 +196,7 @@ def _brim(rim: np.ndarray, color: np.ndarray, width: float, *, front_only: bool)
     drop = -0.30 * reach * shape if front_only else -0.10 * reach + 0 * shape
     points = np.stack([rim[0] + out[0], rim[1] + drop, rim[2] + out[1]]).astype(np.float32)
     drawn = np.broadcast_to(shape > 0.12, points.shape[1:])
-    albedo = np.ascontiguousarray(np.broadcast_to(color, points.shape), np.float32)
-    return Surface(points, albedo, 0.03, drawn=drawn, two_sided=True)
+    return Surface(points, _uniform(color), 0.03, drawn=drawn, two_sided=True)
 
 
 def _hood(points: np.ndarray, color: np.ndarray, rng: np.random.Generator) -> Surface:
@@ -295,11 +302,31 @@ def _limb(
     folds = 0.05 * noise(rng, (9, 6), (rows, columns)) if rng is not None else 0.0
     radius = radius * (1 + folds)
     points = center + np.stack([radius * np.sin(around), 0 * radius + 0 * around, radius * np.cos(around)])
-    albedo = color[:, None, None] * np.ones_like(points)
-    return Surface(points.astype(np.float32), albedo.astype(np.float32), 0.02, soft=soft)
+    return Surface(points.astype(np.float32), _uniform(color), 0.02, soft=soft)
+
+
+def _uniform(color: np.ndarray) -> np.ndarray:
+    """The albedo of a surface of one color."""
+    return color.astype(np.float32).reshape(3, 1, 1)
 
 
 def _trunk(wear: Wear, wide: float, build: float, rng: np.random.Generator, *, whole: bool) -> Surface:
+    across, y, ahead = _trunk_form(wide, build, whole=whole)
+    shape = across.shape
+    folds = 0.022 * noise(rng, (12, 9), shape) + 0.012 * noise(rng, (28, 18), shape)
+    points = np.stack([across * (1 + folds), y, ahead * (1 + 2 * folds) - 0.28])
+    color = np.empty_like(points)
+    color[:] = np.array(wear.clothes_rgb)[:, None, None]
+    if wear.pattern == "stripes":
+        color *= np.where(np.sin(y * 7) > 0.2, np.float32(1), np.float32(0.4))
+    if wear.pattern == "checks":
+        color *= np.where(np.sin(y * 6) * np.sin(points[0] * 6) > 0, np.float32(1), np.float32(0.55))
+    return Surface(points, color, 0.015)
+
+
+@functools.lru_cache(maxsize=96)
+def _trunk_form(wide: float, build: float, *, whole: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A trunk without folds: across, up and ahead of its middle, ``(R, C)`` float32 each."""
     rows, columns = 90, 110
     bottom = -7.0 if whole else -3.4
     # A rounded shoulder first: rows crowd where the trunk's width changes.
@@ -312,18 +339,11 @@ def _trunk(wear: Wear, wide: float, build: float, rng: np.random.Generator, *, w
     )
     deep = np.interp(y, knots, [0.70, 0.74, 0.66 + 2 * belly, 0.80, 0.78, 0.66, 0.58, 0.52, 0.44])
     around = np.linspace(-np.pi, np.pi, columns)[None]
-    folds = 0.022 * noise(rng, (12, 9), (rows, columns)) + 0.012 * noise(rng, (28, 18), (rows, columns))
     sine, cosine = np.sin(around), np.cos(around)
-    out = (np.sign(sine) * np.abs(sine) ** 0.85).astype(np.float32)
-    ahead = (np.sign(cosine) * np.abs(cosine) ** 0.85).astype(np.float32)
-    points = np.empty((3, rows, columns), np.float32)
-    points[0] = width.astype(np.float32) * out * (1 + folds)
-    points[1] = y
-    points[2] = deep.astype(np.float32) * ahead * (1 + 2 * folds) - 0.28
-    color = np.empty_like(points)
-    color[:] = np.array(wear.clothes_rgb)[:, None, None]
-    if wear.pattern == "stripes":
-        color *= np.where(np.sin(y * 7) > 0.2, np.float32(1), np.float32(0.4))
-    if wear.pattern == "checks":
-        color *= np.where(np.sin(y * 6) * np.sin(points[0] * 6) > 0, np.float32(1), np.float32(0.55))
-    return Surface(points, color, 0.015)
+    parts = (
+        width * np.sign(sine) * np.abs(sine) ** 0.85,
+        np.broadcast_to(y, (rows, columns)),
+        deep * np.sign(cosine) * np.abs(cosine) ** 0.85,
+    )
+    across, up, ahead = (part.astype(np.float32) for part in parts)
+    return across, up, ahead

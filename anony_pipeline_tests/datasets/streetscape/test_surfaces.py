@@ -96,6 +96,19 @@ def test_bands_of_rows_leave_no_seams(tilt):
     np.testing.assert_allclose(drawn.rgb[inner], 0.4, atol=1e-4)
 
 
+@pytest.mark.parametrize("tilt", [0, 35, 90])
+@pytest.mark.parametrize("scale", [14.0, 40.0])
+def test_nothing_shines_through_from_below(tilt, scale):
+    """A dark ball within a bright egg, lit evenly, is nowhere seen: the egg's points leave no gaps."""
+    even = Light((0.0, 0.0, 1.0), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), (1.0, 1.0, 1.0))
+    angle = np.radians(tilt)
+    turn = np.array([[1, 0, 0], [0, np.cos(angle), -np.sin(angle)], [0, np.sin(angle), np.cos(angle)]])
+    egg = sphere(color=0.9)
+    egg = replace(egg, points=egg.points * np.float32([0.7, 1.0, 0.9])[:, None, None], turn=turn)
+    drawn = surfaces.render([egg, sphere(0.6, color=0.0)], view(scale=scale, supersample=1.5), even)
+    assert drawn.rgb[drawn.alpha == 1].min() > 0.89
+
+
 def test_a_drawing_covers_what_is_behind_it_by_its_alpha():
     behind = np.full((2, 2, 3), 0.8, np.float32)
     alpha = np.float32([[0, 0.25], [0.5, 1]])
