@@ -122,13 +122,20 @@ def develop(linear_rgb: np.ndarray, camera: Camera, rng: np.random.Generator) ->
         light = cv2.multiply(light, cv2.merge([_vignette(light.shape[:2], camera.vignette)] * 3))
     picture = encode(light)
     if camera.contrast != 1:
-        picture = (picture - np.float32(0.45)) * np.float32(camera.contrast) + np.float32(0.45)
+        picture *= np.float32(camera.contrast)
+        picture += np.float32(0.45 * (1 - camera.contrast))
     if camera.noise:
         # Photons come by chance: noise grows toward the shadows once gamma has spread them.
         grain = _normal(rng, picture.shape)
-        grain = 0.6 * grain + 0.4 * cv2.merge([cv2.extractChannel(grain, 0)] * 3)
-        picture += grain * (np.float32(camera.noise) * (1.5 - np.clip(picture, 0, 1)))
-    return np.clip(picture * 255 + np.float32(0.5), 0, 255).astype(np.uint8)
+        grain = cv2.addWeighted(grain, 0.6, cv2.merge([cv2.extractChannel(grain, 0)] * 3), 0.4, 0)
+        strength = np.clip(picture, 0, 1)
+        strength *= np.float32(-camera.noise)
+        strength += np.float32(1.5 * camera.noise)
+        grain *= strength
+        picture += grain
+    picture *= 255
+    picture += np.float32(0.5)
+    return np.clip(picture, 0, 255, out=picture).astype(np.uint8)
 
 
 def _normal(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
@@ -144,7 +151,16 @@ def _normal_values() -> np.ndarray:
 def encode(linear_rgb: np.ndarray) -> np.ndarray:
     """Turn linear colors to display values in ``[0, 1]``: highlights roll off, then gamma 2.2."""
     light = np.maximum(linear_rgb, 0)
-    return np.minimum(light * (1 + light * 0.25) / (1 + light * 0.55), 1) ** np.float32(1 / 2.2)
+    # In place, as new arrays of a picture's size cost as much as the arithmetic.
+    below = light * 0.55
+    below += 1
+    shown = light * 0.25
+    shown += 1
+    shown *= light
+    shown /= below
+    np.minimum(shown, 1, out=shown)
+    shown **= np.float32(1 / 2.2)
+    return shown
 
 
 def decode(display_rgb: np.ndarray) -> np.ndarray:

@@ -441,13 +441,10 @@ def _cells(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _shadow_map(surfaces: Sequence[Surface], light: Light) -> tuple[np.ndarray, np.ndarray]:
     """The height of the highest point toward the light in each cell, and the frame in which cells are counted."""
     frame, found = _light_frame(light), []
-    for surface in surfaces:
-        if surface.points[1, 0, 0] < -1.5 * SHADOW_REACH:
-            continue
-        step = max(1, round(math.sqrt(surface.points[0].size / SHADOW_POINTS)))
-        points = surface.points[:, ::step, ::step]
-        points = points.reshape(3, -1) if surface.drawn is None else points[:, surface.drawn[::step, ::step]]
-        found.append(rotated(points, rotated(surface.turn, frame)))
+    near = [surface for surface in surfaces if surface.points[1, 0, 0] > -1.5 * SHADOW_REACH]
+    for turn, own in _runs(near, lambda surface: surface.turn):
+        points = np.concatenate([_some_points(surface) for surface in own], axis=1)
+        found.append(rotated(points, rotated(turn, frame)))
     places, height = _cells(np.concatenate(found, axis=1))
     columns, rows = np.minimum(np.maximum(places, 0), SHADOW_CELLS - 1).astype(np.int32)
     heights = np.full((SHADOW_CELLS, SHADOW_CELLS), LOWEST, np.float32)
@@ -455,6 +452,13 @@ def _shadow_map(surfaces: Sequence[Surface], light: Light) -> tuple[np.ndarray, 
     # Cells at the rim collect everything beyond them; nothing there may cast a shadow.
     heights[0], heights[-1], heights[:, 0], heights[:, -1] = LOWEST, LOWEST, LOWEST, LOWEST
     return cv2.blur(heights, (3, 3)), frame
+
+
+def _some_points(surface: Surface) -> np.ndarray:
+    """About `SHADOW_POINTS` of a surface's points, ``(3, N)``."""
+    step = max(1, round(math.sqrt(surface.points[0].size / SHADOW_POINTS)))
+    points = surface.points[:, ::step, ::step]
+    return points.reshape(3, -1) if surface.drawn is None else points[:, surface.drawn[::step, ::step]]
 
 
 def _lit(
