@@ -241,19 +241,21 @@ def _cloud_of(surfaces: Sequence[Surface], view: View) -> _Cloud:
     for surface, parts in zip(surfaces, _parts_in_sight(surfaces, view), strict=True):
         grids += _grids_of(surface, parts, view, grids[-1].span.stop if grids else 0)
     count = grids[-1].span.stop if grids else 0
-    points, drawn = np.empty((3, count), np.float32), np.ones(count, bool)
+    found, drawn = np.empty((count, 1, 4), np.float32), np.ones(count, bool)
     for surface, own in _runs(grids, lambda grid: grid.surface):
-        given = [*surface.points, *([] if surface.drawn is None else [surface.drawn.astype(np.float32)])]
-        planes = [_smoothed(one, own[0].kernel_wh) for one in given]
+        # Four planes at once are sampled as fast as one.
+        exists = surface.points[0] if surface.drawn is None else surface.drawn.astype(np.float32)
+        planes = _smoothed(cv2.merge([*surface.points, exists]), own[0].kernel_wh)
         for grid in own:
             xs, ys = grid.maps()
-            for plane, axis in zip(planes, points, strict=False):
-                cv2.remap(plane, xs, ys, cv2.INTER_LINEAR, dst=axis[grid.span].reshape(grid.shape))
+            cv2.remap(planes, xs, ys, cv2.INTER_LINEAR, dst=found[grid.span].reshape(*grid.shape, 4))
             if surface.drawn is not None:
-                drawn[grid.span] = cv2.remap(planes[3], xs, ys, cv2.INTER_LINEAR).reshape(-1) > 0.5
+                drawn[grid.span] = found[grid.span, 0, 3] > 0.5
+    axes = [axis.reshape(-1) for axis in cv2.split(found)[:3]] if count else [np.empty(0, np.float32)] * 3
+    points = np.empty((3, count), np.float32)
     for turn, own in _runs(grids, lambda grid: grid.surface.turn):
         mine = slice(own[0].span.start, own[-1].span.stop)
-        points[:, mine] = rotated(points[:, mine], turn)
+        points[:, mine] = rotated([axis[mine] for axis in axes], turn)
     pixels = _fine_pixels(points, view)
     for grid in grids:
         if not grid.surface.two_sided:
