@@ -58,6 +58,7 @@ def examine() -> list[Finding]:
         _disk(),
         _dagster_home(),
         _project(),
+        _plate_styles(),
     ]
 
 
@@ -202,3 +203,16 @@ def _project() -> Finding:
     if home is None:
         return Finding("configurations", False, "not in this folder", "anony init DIR && cd DIR", needed=False)
     return Finding("configurations", True, str(home / "configs"), needed=False)
+
+
+def _plate_styles() -> Finding:
+    try:
+        # pydantic and the styles are loaded when they are asked for, so that a broken installation is still told of.
+        from anony_pipeline.plates import styles  # noqa: PLC0415
+
+        found = styles.configured_styles()
+    except ConfigError as error:
+        return Finding("plate styles", False, " ".join(str(error).split()), "mend the file, or move it elsewhere")
+    except ImportError as error:
+        return Finding("plate styles", False, str(error), "pip install anony_pipeline")
+    return Finding("plate styles", True, f"{len(found)}, with your own in configs/plate_styles")

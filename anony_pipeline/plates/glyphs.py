@@ -37,7 +37,7 @@ def _system_faces() -> dict[str, Path]:
 
 
 @functools.cache
-def face_file(face: str, fallback: str, package: str) -> Path:
+def face_file(face: str, fallback: str, package: str | None) -> Path:
     """The file of a face, or of its fallback where it is not installed: then a warning says so, once, with the package.
 
     Raises:
@@ -46,17 +46,16 @@ def face_file(face: str, fallback: str, package: str) -> Path:
     found = find_face(face)
     if found is not None:
         return found
+    install = f"install {package}" if package else f"put {face}.ttf or {face}.otf under {SYSTEM_FOLDERS[-1]}"
     replacement = find_face(fallback)
     if replacement is None:
         raise ConfigError(
             "neither a plate's font nor its fallback is installed",
             where="font.fallback",
             got=f"{face}, {fallback}",
-            do=f"install {package}, or name a face that matplotlib brings, such as DejaVuSans-Bold",
+            do=f"{install}, or name a face that matplotlib brings, such as DejaVuSans-Bold",
         )
-    LOG.warning(
-        "the font %s is not installed; plates are drawn with %s. To have it, install %s", face, fallback, package
-    )
+    LOG.warning("the font %s is not installed; plates are drawn with %s. To have it, %s", face, fallback, install)
     return replacement
 
 

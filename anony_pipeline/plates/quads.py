@@ -88,10 +88,11 @@ def check_region(image: np.ndarray, region: Region) -> None:
     """Refuse what is no place in the image (see `find_quad`)."""
     height, width = image.shape[:2]
     x_min, y_min, x_max, y_max = region.box_xyxy
+    where = "a plate" if region.annotation_id is None else f"annotation {region.annotation_id}"
     if not np.isfinite(region.box_xyxy).all() or x_min >= x_max or y_min >= y_max:
         raise DatasetError(
-            "the plate's box is turned inside out",
-            where=f"annotation {region.annotation_id}",
+            "the plate's box is turned inside out, or not of finite numbers",
+            where=where,
             got=region.box_xyxy,
             allowed="x_min < x_max, y_min < y_max",
             do="mend the annotation",
@@ -99,7 +100,7 @@ def check_region(image: np.ndarray, region: Region) -> None:
     if min(x_max, y_max, width - x_min, height - y_min) < SEEN_PX:
         raise DatasetError(
             "the plate's box lies outside the image",
-            where=f"annotation {region.annotation_id}",
+            where=where,
             got=region.box_xyxy,
             allowed=f"some of it within {width} x {height} px",
             do="mend the annotation",
@@ -107,7 +108,7 @@ def check_region(image: np.ndarray, region: Region) -> None:
     if region.quad is not None and not is_convex(np.array(region.quad, dtype=np.float64)):
         raise DatasetError(
             "the plate's quad crosses itself, is dented or runs counterclockwise",
-            where=f"annotation {region.annotation_id}",
+            where=where,
             got=region.quad,
             allowed="four corners, clockwise from the plate's top left",
             do="mend the annotation, or leave the quad out",

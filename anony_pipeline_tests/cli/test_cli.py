@@ -217,6 +217,16 @@ def test_doctor_names_what_is_missing(monkeypatch, tmp_path):
     assert any("DAGSTER_HOME" in line for line in bad)
 
 
+def test_doctor_names_a_broken_plate_style(monkeypatch, tmp_path):
+    monkeypatch.setattr(project, "plate_styles_folder", lambda: tmp_path)
+    (tmp_path / "XX.yaml").write_text("key: XX\ncolour: red\n")
+    result = invoke("doctor")
+    assert result.exit_code == 1
+    flat = " ".join(result.output.split())
+    assert "plate styles" in flat
+    assert "colour: there is no such key" in flat
+
+
 @pytest.mark.parametrize("home", ["relative", "/nowhere/at/all"])
 @pytest.mark.parametrize("command", ["demo", "reap"])
 def test_a_dagster_home_that_dagster_would_not_take_is_refused_before_anything_starts(monkeypatch, home, command):

@@ -87,7 +87,7 @@ class Font(Part):
         description="`strokes` (`plates.strokes`), or a font's file name without its suffix, found in matplotlib's or "
         "the system's fonts"
     )
-    package: str = Field("anony_pipeline", description="what to install where the font is missing")
+    package: str | None = Field(None, description="what to install where the font is missing")
     fallback: str = Field("DejaVuSans-Bold", description="a face that matplotlib brings")
     scripts: tuple[Script, ...] = Field((), description="for characters other than Latin letters and digits")
     forms: tuple[Literal["1bar"], ...] = Field(
