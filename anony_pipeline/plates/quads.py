@@ -28,6 +28,8 @@ END_EDGE = 0.8
 """What an edge across the whole height counts for, against a stretch of long edges as long as the plate is high."""
 END_MOVED = 0.5
 """And what an end's way from where it was found first counts against it, over the plate's height."""
+END_SEEN = 0.7
+"""On this share of its height at least an end that was moved is seen: a car's own edges go on without one."""
 LONG_EDGE = 4
 """A plate's usual step to its surroundings must be so many weak edges high before its ends are told by it."""
 SEEN_PX = 0.01
@@ -159,7 +161,8 @@ class _Search:
         luma: np.ndarray = cv2.cvtColor(colors, cv2.COLOR_RGB2GRAY)
         origin = np.array((x_min, y_min), dtype=np.float64)
         # A step that is spread over the pixel grid's zoom has a smaller slope; what counts as an edge must follow.
-        contrast = float(np.percentile(luma, 95) - np.percentile(luma, 5))
+        first, last = np.rint((box[[0, 2]] + (-margin, margin) - x_min) * zoom).astype(int)
+        contrast = float(np.subtract(*np.percentile(luma[:, max(first, 0) : last], (95, 5))))
         return cls(colors, luma, (box - np.tile(origin, 2)) * zoom, zoom, origin, max(0.6, 0.025 * contrast))
 
 
@@ -266,9 +269,10 @@ def _with_ends(search: _Search, corners: np.ndarray) -> np.ndarray:
     across = np.maximum((slope > search.weak_edge).mean(axis=0), (slope < -search.weak_edge).mean(axis=0))
     height, width = search.luma.shape
     known = ((maps >= 0) & (maps <= (width - 1, height - 1))).all(axis=(0, 2)) | own
+    ending = known & ((across >= END_SEEN) | own)
     gain = 2 * np.cumsum((seen - 0.5) * wide / tall / steps)
     left, right = (
-        float(along[np.argmax(np.where(known & (away >= 0), worth - END_MOVED * away * wide / tall, -np.inf))])
+        float(along[np.argmax(np.where(ending & (away >= 0), worth - END_MOVED * away * wide / tall, -np.inf))])
         for away, worth in ((-along, END_EDGE * across - gain), (along - 1, END_EDGE * across + gain))
     )
     ends = np.array((left, right, right, left))[:, None]
