@@ -225,6 +225,8 @@ class FigureMaker:
             return Proof(
                 None, floor, "nobody is seen in two photographs, so the recognizer can't prove that it can see"
             )
+        if ranks.people < 2:
+            return Proof(None, floor, "all faces are of one person, so the recognizer can't prove that it can see")
         return _proof(float(ranks.hits(1)[ranks.known].mean()), floor, "rank-1 on the originals")
 
     def _prove_reader(self, panel: Panel) -> Proof:
@@ -307,6 +309,9 @@ class FigureMaker:
         missed = self._missed(key, subjects)
         made: Figures = {}
         for name, k in (("reid_rank1", 1), ("reid_rank5", 5)):
+            if ranks.people <= k:
+                made[name] = null(name, f"only {ranks.people} people: all are among the {k} nearest", judge=judge)
+                continue
             hits = np.where(missed, 1.0, ranks.hits(k))[chosen]
             made[name] = self._share(name, hits, subjects[chosen], judge)
         same_subjects, same = self._ranks(key, panel, same_photograph=True)

@@ -261,7 +261,11 @@ def _slice(card: Scorecard, name: str) -> tuple[str, list[Row], list[str]]:
     rows = _slice_rows(card, name)
     measured = any((figure := row.figures.get(name)) and figure.value is not None for row in rows for name in HEADLINE)
     regions = max((figure.n or 0 for row in rows if (figure := row.figures.get("coverage")) is not None), default=0)
-    return f"{title_of_slice(name)}: {regions} regions", rows if measured else [], _reasons(rows, HEADLINE)
+    return (
+        f"{title_of_slice(name)}: {regions} region{'s' * (regions != 1)}",
+        rows if measured else [],
+        _reasons(rows, HEADLINE),
+    )
 
 
 def _slice_rows(card: Scorecard, name: str) -> list[Row]:

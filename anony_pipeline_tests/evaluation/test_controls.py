@@ -185,6 +185,24 @@ def test_without_identities_and_serials_there_are_no_privacy_figures(tmp_path):
     assert figures["val_map"].value is not None
 
 
+def test_among_few_people_rank_5_says_nothing(tmp_path):
+    unified = street.make_street(tmp_path, images_count=12, people=5)
+    _, _, rows = judge(tmp_path, unified=unified)
+    figures = rows["none", "overall", "held_out"]
+    assert figures["reid_rank1"].value == 1
+    assert figures["reid_rank5"].reason == "only 5 people: all are among the 5 nearest"
+
+
+def test_by_one_person_alone_no_recognizer_proves_that_it_can_see(tmp_path):
+    unified = street.make_street(tmp_path, images_count=12)
+    for annotation in unified.annotations:
+        if annotation["category_id"] == 1:
+            annotation["identity"] = "person-000"
+    _, maker, rows = judge(tmp_path, unified=unified)
+    assert "all faces are of one person" in maker.proofs["recognizer", "held_out"].reason
+    assert rows["none", "overall", "held_out"]["reid_rank1"].value is None
+
+
 def test_crowds_are_anonymized_but_not_judged(tmp_path):
     unified = street.make_street(tmp_path, images_count=12, crowds=True)
     run, _, rows = judge(tmp_path, unified=unified)
