@@ -174,7 +174,7 @@ def render(card: Scorecard, pictures: Sequence[Shown] = (), history: Sequence[Sc
         best=best(overall_rows(card)),
         details=_details(card),
         panels=[
-            (panel, rows)
+            (panel, rows, _reasons(rows, HEADLINE))
             for panel in ("second", "training")
             if (rows := [row for row in card.rows if row.slice == OVERALL and row.panel == panel])
         ],

@@ -106,6 +106,16 @@ def test_a_page_says_of_a_gate_what_is_allowed_what_it_means_and_how_many_told(w
     assert "original serial still read" in leak
 
 
+def test_a_page_says_why_figures_of_a_further_panel_are_null(whole):
+    card, folder = whole
+    page = (folder / "report" / "index.html").read_text()
+    (section,) = re.findall(r"The same by judges that were in a loss</h2>(.*?)</section>", page, re.DOTALL)
+    rows = [row for row in card.rows if (row.slice, row.panel) == ("overall", "training")]
+    reasons = {row.figures[name].reason for row in rows for name in report.HEADLINE if name in row.figures} - {None}
+    assert reasons
+    assert all(reason in section.rsplit("</table>", 1)[1] for reason in reasons)
+
+
 def test_a_picture_is_shown_only_of_methods_that_treat_its_kind(whole):
     page = (whole[1] / "report" / "index.html").read_text()
     assert 'alt="face' in page
