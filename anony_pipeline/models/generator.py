@@ -502,7 +502,8 @@ def _pipeline_from(folder: Path) -> Pipeline:
             where=folder,
             got=" ".join(str(error).split())[:400],
             allowed="complete parts with weights as safetensors; pickled .bin files are never read",
-            do="convert it where you trust the source: save_pretrained(..., safe_serialization=True)",
+            do="copy a file again that is cut off or missing; convert .bin files, where you trust their source, by "
+            "save_pretrained(..., safe_serialization=True)",
         ) from error
 
 
