@@ -25,8 +25,8 @@ from anony_pipeline.plates.styles import NEUTRAL, load_styles
 RESULT = Path(__file__).parent / "results" / "plate_style.json"
 UNSEEN = 12
 EUROPE = {"AT", "BE", "CH", "CZ", "DE", "DK", "ES", "FI", "FR", "GB", "HU"}
-EUROPE |= {"IE", "IT", "NL", "NO", "PL", "PT", "RO", "SE", "TR", "UA"}
-REGIONS = {"eu": EUROPE, "us": {"US_CA", "US_FL", "US_IL", "US_NY", "US_TX"}, "br": {"BR", "BR_MERCOSUR"}}
+EUROPE |= {"IE", "IT", "NL", "NO", "PL", "PT", "RO", "SE", "SK", "TR", "UA"}
+REGIONS = {"eu": EUROPE, "us": {"US_CA", "US_FL", "US_IL", "US_MO", "US_NY", "US_TX"}, "br": {"BR", "BR_MERCOSUR"}}
 
 
 def on_rendered(classifier: StyleClassifier, plates: plate_style.StyledPlates) -> dict[str, object]:
