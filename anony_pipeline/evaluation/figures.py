@@ -11,9 +11,10 @@ import numpy as np
 from anony_pipeline.config.schema import Evaluation
 from anony_pipeline.evaluation import attacks, detection, fid, plate_reading, reidentification, widerface_protocol
 from anony_pipeline.evaluation.attacks import Outcome
+from anony_pipeline.evaluation.canaries import GUESS, NONE_PLANTED, Audit, membership_auc
 from anony_pipeline.evaluation.coverage import HALF
 from anony_pipeline.evaluation.fid import Distance
-from anony_pipeline.evaluation.intervals import bootstrap_by_person, bootstrap_of_difference, clopper_pearson
+from anony_pipeline.evaluation.intervals import bootstrap_by_person, bootstrap_of_difference, clopper_pearson, of_auc
 from anony_pipeline.evaluation.judges import PANELS
 from anony_pipeline.evaluation.methods import Method
 from anony_pipeline.evaluation.observations import NOBODY, Observed, Subjects
@@ -90,6 +91,7 @@ class Evidence:
         references: Statistics of the originals' features; None if no features are judged.
         attacked: What trained attackers reached, by method key and attack.
         memorized: What recognizers saw of training faces, by panel; empty if not measured.
+        audit: What they saw of planted canaries, or why there is nothing.
         present: The panels' judges by kind, ``("recognizer", "held_out")``.
         detects: By panel, which kinds its detector finds at all.
     """
@@ -105,6 +107,7 @@ class Evidence:
     present: frozenset[tuple[str, Panel]]
     detects: dict[Panel, frozenset[Kind]]
     memorized: dict[Panel, Trained] = field(default_factory=dict)
+    audit: Audit | str = NONE_PLANTED
     references: References | None = None
     attacked: dict[str, dict[str, Outcome]] = field(default_factory=dict)
 
@@ -292,7 +295,7 @@ class FigureMaker:
             made["diversity_effective"] = figure("diversity_effective", effective, n=len(selected), judge=judge)
         if self.evidence.methods[key].name == ANONYMIZER and mask.all():
             made |= self._memorization(key, panel)
-        return made
+        return made | (self._canaries(self.evidence.methods[key].name, panel) if mask.all() else {})
 
     def _similarity(self, panel: Panel, embeddings: np.ndarray, selected: np.ndarray) -> Figures:
         cosines = reidentification.cosine(self._original_embeddings(panel)[self._face_number(selected)], embeddings)
@@ -417,6 +420,20 @@ class FigureMaker:
                 judge=judge,
             ),
         }
+
+    def _canaries(self, method: str, panel: Panel) -> Figures:
+        """Whether the anonymizer tells which faces were planted; its base model never saw them and can only guess."""
+        name, judge, audit = "canary_auc", f"recognizer/{panel}", self.evidence.audit
+        if isinstance(audit, str):
+            return {name: null(name, audit)} if method == ANONYMIZER else {}
+        if (method, panel) not in audit.cosines:
+            return {}
+        n, planted = len(audit.planted), int(audit.planted.sum())
+        reason = self._blind("recognizer", panel) or self._too_few(n, "canaries")
+        if reason is not None:
+            return {name: null(name, reason, n=n, judge=judge)}
+        auc = membership_auc(audit.cosines[method, panel], audit.planted)
+        return {name: figure(name, auc, n=n, interval=of_auc(auc, planted, n - planted), judge=judge, chance=GUESS)}
 
     # Plates -----------------------------------------------------------------------------------------------------------
 

@@ -29,6 +29,7 @@ from anony_pipeline.structures.regions import CATEGORY_IDS, CATEGORY_NAMES, Kind
 LOSSLESS = (".png", ".bmp", ".tif", ".tiff")
 NAMED = 5
 UNNAMED_SOURCE = "originals"
+NO_TRAINING = "a folder does not tell what its anonymizer was trained on"
 DEFAULT_DATA = f"data.sources=[{{name: {UNNAMED_SOURCE}, layout: pp4av, root: ., exhaustive: [face, license_plate]}}]"
 
 
@@ -76,7 +77,7 @@ def evaluate(
     given = {"--originals": originals, "--anonymized": anonymized, "--boxes": boxes_file}
     again = command or shlex.join(["anony", "evaluate", *(str(part) for item in given.items() for part in item)])
     subject = Subject(checkpoint=anonymized.resolve().name, step=0, sha256=_sha256(pairs), kind="folder")
-    card = scorecard.summarize(config, subject, run, run.evidence({}), again)
+    card = scorecard.summarize(config, subject, run, run.evidence({}, NO_TRAINING), again)
     scorecard.save(card, output, run.pictures)
     return card
 

@@ -50,7 +50,7 @@ PRIVACY = {
     ),
     "Inference": (
         "Does a result tell what the training images or the original looked like?",
-        ("attack_restoration", "memorization_gap", "nearest_training_identity", "diversity_effective"),
+        ("attack_restoration", "memorization_gap", "canary_auc", "nearest_training_identity", "diversity_effective"),
     ),
 }
 """The three risks of the Article 29 Working Party's Opinion 05/2014 (WP216): what is asked, and by which figures."""
@@ -125,9 +125,20 @@ def _plain(figure: Figure | None) -> str:
 def _caption(card: Scorecard) -> str:
     lines = [f"gate {g.name}: {'holds' if g.passed else f'fails, {g.reason}'}" for g in card.gates]
     lines += [f"{key}: {judge.blind}" for key, judge in card.judges.items() if judge.blind]
+    row = card.row()
+    told = row.figures.get("canary_auc") if row is not None else None
+    if told is not None and told.value is not None:
+        lines.append(f"canaries told apart: {_with_interval(told)} of {told.n}; a guess is {told.chance}")
     if not card.overall_of_this_run:
         lines.append("the overall rows are not of this run")
     return "\n".join(lines)
+
+
+def _with_interval(figure: Figure) -> str:
+    if figure.value is None:
+        return "null"
+    ends = f" ({number(figure.interval[0])} to {number(figure.interval[1])})" if figure.interval else ""
+    return f"{number(figure.value)}{ends}"
 
 
 def overall_rows(card: Scorecard) -> list[Row]:
@@ -182,6 +193,7 @@ def render(card: Scorecard, pictures: Sequence[Shown] = (), history: Sequence[Sc
         curves=[Markup(drawn) for drawn in map(partial(_curve, history), CURVES) if drawn],  # noqa: S704 - ours
         privacy=PRIVACY,
         originals=card.row("none"),
+        untrained=_untrained(card),
         attacked=[row for row in overall_rows(card) if "attack_linkability" in row.figures],
         slices=[_slice(card, name) for name in slices],
         reasons=_reasons(overall_rows(card), HEADLINE),
@@ -205,6 +217,13 @@ def best(rows: Sequence[Row]) -> dict[str, float]:
         if values:
             found[name] = max(values) if METRICS[name].better == "higher" else min(values)
     return found
+
+
+def _untrained(card: Scorecard) -> str | None:
+    """Canaries told by the base model, which saw none of them; None without an audit or a base."""
+    base = card.row("base")
+    figure = base.figures.get("canary_auc") if base is not None else None
+    return None if figure is None else _with_interval(figure)
 
 
 def _details(card: Scorecard) -> list[tuple[str, list[Figure | None]]]:

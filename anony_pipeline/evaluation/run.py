@@ -10,6 +10,7 @@ from anony_pipeline.config.schema import Config
 from anony_pipeline.datasets import loaders
 from anony_pipeline.datasets.coco import CocoSet
 from anony_pipeline.evaluation import attacks, reidentification
+from anony_pipeline.evaluation.canaries import NONE_PLANTED, Audit, Canary
 from anony_pipeline.evaluation.figures import Evidence, FigureMaker, Trained
 from anony_pipeline.evaluation.judges import PANELS, Judges
 from anony_pipeline.evaluation.methods import Method, Scene, Treated
@@ -155,12 +156,12 @@ class Run:
                 shown.append((number, index, picture))
         return shown
 
-    def evidence(self, memorized: dict[Panel, Trained]) -> Evidence:
-        """What the figures are made of, attacks included."""
+    def evidence(self, memorized: dict[Panel, Trained], audit: Audit | str = NONE_PLANTED) -> Evidence:
+        """What the figures are made of, attacks included; see `Evidence` for the arguments."""
         attacked = attacks.attack(
             self.config, self.subjects, self.originals, self.observed, self.judges.recognizers.get("held_out")
         )
-        return replace(self._seen(self.methods, self.observed), memorized=memorized, attacked=attacked)
+        return replace(self._seen(self.methods, self.observed), memorized=memorized, audit=audit, attacked=attacked)
 
     def _seen(self, methods: dict[str, Method], observed: dict[str, Observed]) -> Evidence:
         cards = self.judges.cards()
@@ -212,9 +213,47 @@ def memorized(train: CocoSet, method: Method, judges: Judges, seed: int) -> dict
     return found
 
 
+def audited(train: CocoSet, canaries: Sequence[Canary], methods: Mapping[str, Method], judges: Judges) -> Audit:
+    """What the recognizers see of canaries, and of what methods make of them.
+
+    Args:
+        train: The split in which they were drawn.
+        canaries: Some.
+        methods: By name; they let out what a verifier would refuse.
+        judges: Whose recognizers look.
+    """
+    planted = {canary.annotation_id: canary.planted for canary in canaries}
+    homes = {annotation["image_id"] for annotation in train.annotations if annotation["id"] in planted}
+    images = [number for number, image in enumerate(train.images) if image["id"] in homes]
+    observer, heard = Observer(Judges(recognizers=judges.recognizers)), []
+    before, after = Observed(), {name: Observed() for name in methods}
+    for scenes in batches(_faces_only(scene) for scene in scenes_of(subset(train, images))):
+        firsts = [0] * len(scenes)
+        # All faces are replaced, as in use; only canaries are looked at.
+        shown = [_part(scene, [a["id"] in planted for a in scene.annotations]) for scene in scenes]
+        heard += [planted[annotation["id"]] for scene in shown for _, annotation in judged(scene)]
+        observer.observe(before, shown, [Treated(scene.image_rgb) for scene in scenes], firsts)
+        for name, method in methods.items():
+            observer.observe(after[name], shown, method.apply(scenes), firsts)
+    cosines = {
+        (name, panel): reidentification.cosine(
+            np.asarray(before.embeddings[panel], np.float32), np.asarray(observed.embeddings[panel], np.float32)
+        )
+        for name, observed in after.items()
+        for panel in judges.recognizers
+    }
+    return Audit(np.array(heard, bool), cosines)
+
+
 def _faces_only(scene: Scene) -> Scene:
-    faces = [i for i, region in enumerate(scene.regions) if region.kind is Kind.FACE]
-    return replace(scene, regions=[scene.regions[i] for i in faces], annotations=[scene.annotations[i] for i in faces])
+    return _part(scene, [region.kind is Kind.FACE for region in scene.regions])
+
+
+def _part(scene: Scene, chosen: Sequence[bool]) -> Scene:
+    numbers = np.flatnonzero(chosen).tolist()
+    return replace(
+        scene, regions=[scene.regions[i] for i in numbers], annotations=[scene.annotations[i] for i in numbers]
+    )
 
 
 def subset(split: CocoSet, numbers: Sequence[int]) -> CocoSet:

@@ -38,6 +38,11 @@ METRICS: dict[str, Metric] = {
     "tar_at_far_1e2": Metric("lower", "TAR at FAR 1e-2", "verified as the same person at one false accept in 100"),
     "tar_at_far_1e3": Metric("lower", "TAR at FAR 1e-3", "verified as the same person at one false accept in 1,000"),
     "memorization_gap": Metric("lower", "memorization", "similarity on training faces minus that on val faces"),
+    "canary_auc": Metric(
+        "lower",
+        "canaries told",
+        "how often a face planted in training comes out more like its original than one that was left out",
+    ),
     "diversity_mean_cosine": Metric("lower", "sameness", "mean cosine between anonymized faces: 1 is one face for all"),
     "diversity_effective": Metric("higher", "variety", "effective number of distinct faces over the number of faces"),
     "nearest_training_identity": Metric(

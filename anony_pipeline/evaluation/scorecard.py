@@ -2,7 +2,8 @@
 
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -21,12 +22,13 @@ from anony_pipeline.config.schema import Config, Gates
 from anony_pipeline.datasets import folds, loaders
 from anony_pipeline.datasets.coco import CocoSet
 from anony_pipeline.errors import AnonyPipelineError, DatasetError
-from anony_pipeline.evaluation import attacks, baselines, comparison, inspection, licences, report
+from anony_pipeline.evaluation import attacks, baselines, canaries, comparison, inspection, licences, report
+from anony_pipeline.evaluation.canaries import Audit
 from anony_pipeline.evaluation.figures import TRAITS, Evidence, FigureMaker, Trained
 from anony_pipeline.evaluation.judges import PANELS, Judges, found_above, load_judges
 from anony_pipeline.evaluation.methods import Method
 from anony_pipeline.evaluation.observations import NOBODY
-from anony_pipeline.evaluation.run import Picture, Run, memorized, subset
+from anony_pipeline.evaluation.run import Picture, Run, audited, memorized, subset
 from anony_pipeline.evaluation.schema import (
     ANONYMIZER,
     OVERALL,
@@ -59,6 +61,8 @@ HISTORY = "scorecards"
 """Where the scorecards of all judged checkpoints are kept, beside the newest one."""
 MIN_PROBES = 500
 """Fewer probes can't show that re-identification is as rare as the gate asks."""
+Learned = tuple[dict[Panel, Trained], Audit | str]
+"""What recognizers saw of training faces, and of canaries or why of none."""
 
 
 def evaluate(
@@ -95,7 +99,7 @@ def evaluate(
     methods, on_training = _methods(config, opened, judges, device)
     run = Run(config, val, judges, methods, styles)
     run.look()
-    evidence = run.evidence(on_training() if styles is None else {})
+    evidence = run.evidence(*(on_training() if styles is None else ({}, "only some styles were judged")))
     subject = Subject(checkpoint=opened.folder.name, step=opened.step, sha256=opened.sha256)
     again = command or shlex.join(
         ["anony", "evaluate", "--checkpoint", str(checkpoint)]
@@ -238,7 +242,7 @@ def _gate(row: Row | None, name: str, rule: str, bound: float) -> Gate:
 
 def _methods(
     config: Config, checkpoint: Checkpoint, judges: Judges, device: torch.device
-) -> tuple[dict[str, Method], partial[dict[Panel, Trained]]]:
+) -> tuple[dict[str, Method], Callable[[], Learned]]:
     """The methods by key, and what measures memorization when it is called."""
     generator = loading.load_adapted(checkpoint, device)
     # The anonymizer's detector is the training panel's: what it found as a judge of the originals is not looked for
@@ -258,7 +262,26 @@ def _methods(
     donors = baselines.Donors.read(config, train) if {"other_face", "fit"} & set(names) else None
     for name in names:
         methods[name] = _baseline(name, anonymizer, generator, donors)
-    return methods, partial(memorized, train, given, judges, config.seed)
+
+    def on_training() -> Learned:
+        return memorized(train, given, judges, config.seed), _audit(config, checkpoint, generator, judges, train)
+
+    return methods, on_training
+
+
+def _audit(config: Config, checkpoint: Checkpoint, generator: Generator, judges: Judges, train: CocoSet) -> Audit | str:
+    """What recognizers see of the checkpoint's canaries, or why nothing."""
+    drawn = canaries.read(checkpoint.folder)
+    reason = canaries.reason_against(drawn, checkpoint.config.training.canaries, train)
+    if reason is not None:
+        return reason
+    unverified = loading.assemble(config, generator, None, canaries.LetThrough(), secret=bytes(32))
+    adapted = baselines.Generated(unverified, "ground_truth")
+    methods = {
+        ANONYMIZER: adapted,
+        "base": replace(adapted, name="base", within=partial(lora.without_adapters, generator)),
+    }
+    return audited(train, drawn, methods, judges)
 
 
 def _baseline(name: str, anonymizer: Anonymizer, generator: Generator, donors: baselines.Donors | None) -> Method:

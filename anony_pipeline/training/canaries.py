@@ -14,6 +14,7 @@ import numpy as np
 from anony_pipeline.config.schema import Config
 from anony_pipeline.datasets.coco import CocoSet
 from anony_pipeline.errors import ConfigError
+from anony_pipeline.evaluation.canaries import Canary
 from anony_pipeline.ops import crops, images, masks
 from anony_pipeline.runtime import seeding
 from anony_pipeline.structures.regions import Kind, Region
@@ -29,11 +30,16 @@ class Canaries:
 
     Attributes:
         samples: Their crops, planted or not.
-        planted: ``(N,)`` bool: which of them were trained on, with themselves as targets.
+        drawn: Who they are, in the same order.
     """
 
     samples: SampleSet
-    planted: np.ndarray
+    drawn: tuple[Canary, ...]
+
+    @property
+    def planted(self) -> np.ndarray:
+        """``(N,)`` bool: which of them were trained on, with themselves as targets."""
+        return np.array([canary.planted for canary in self.drawn])
 
 
 def plant(config: Config, coco: CocoSet, records: Sequence[TargetRecord]) -> tuple[list[TargetRecord], Canaries | None]:
@@ -72,29 +78,9 @@ def plant(config: Config, coco: CocoSet, records: Sequence[TargetRecord]) -> tup
     ]
     chosen = [record for record in records if record.annotation_id in planted | left_out]
     samples = _samples(config, coco, chosen)
-    return trained_on, Canaries(samples, np.array([row.annotation_id in planted for row in samples.rows]))
-
-
-def membership_auc(scores: np.ndarray, planted: np.ndarray) -> float:
-    """How often a planted canary scores above one that was left out: 0.5 is a guess, 1 gives each away.
-
-    Args:
-        scores: ``(N,)``: more means more like the original.
-        planted: ``(N,)`` bool.
-    """
-    inside, outside = scores[planted][:, None], scores[~planted][None]
-    return float(np.mean((inside > outside) + 0.5 * (inside == outside)))
-
-
-def chance_spread(count: int) -> float:
-    """The standard deviation of `membership_auc` of a generator that memorized nothing (Mann and Whitney, 1947).
-
-    Args:
-        count: Canaries, a half of them planted.
-    """
-    inside = -(-count // 2)
-    outside = count - inside
-    return float(np.sqrt((inside + outside + 1) / (12 * inside * outside)))
+    boxes = {annotation["id"]: tuple(annotation["bbox"]) for annotation in coco.annotations}
+    numbers = [row.annotation_id for row in samples.rows]
+    return trained_on, Canaries(samples, tuple(Canary(n, boxes[n], n in planted) for n in numbers))
 
 
 def _samples(config: Config, coco: CocoSet, records: Sequence[TargetRecord]) -> SampleSet:

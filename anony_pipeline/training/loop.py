@@ -413,7 +413,8 @@ class _Stage:
         metrics = self.metrics if self.validated == step else {}
         self.kept = step
         if self.state.team.is_first:
-            self.saved = self.state.save(self.root, self.label, metrics)
+            audit = self.validator.canaries
+            self.saved = self.state.save(self.root, self.label, metrics, audit.drawn if audit is not None else ())
             state.prune(self.root, self.label, self.config.checkpoint.keep_last)
             self.journal.event("saved", step=step, checkpoint=str(self.saved.path))
         self.state.team.wait()

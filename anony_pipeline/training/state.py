@@ -8,7 +8,7 @@ import dataclasses
 import json
 import logging
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ from safetensors import SafetensorError
 from anony_pipeline.config import loading
 from anony_pipeline.config.schema import Config
 from anony_pipeline.errors import AnonyPipelineError, CheckpointError
+from anony_pipeline.evaluation.canaries import Canary
+from anony_pipeline.evaluation.canaries import write as write_canaries
 from anony_pipeline.models import lora, weights
 from anony_pipeline.runtime.processes import ALONE, Team
 from anony_pipeline.storage import atomic, manifests
@@ -206,13 +208,16 @@ class TrainingState:
             _assign(parameters, learning)
             self.networks.generator.train(was_training)
 
-    def save(self, root: Path, fingerprint: str, metrics: Mapping[str, float]) -> Saved:
+    def save(
+        self, root: Path, fingerprint: str, metrics: Mapping[str, float], canaries: Sequence[Canary] = ()
+    ) -> Saved:
         """Write ``<root>/step_XXXXXX``: complete, or not at all.
 
         Args:
             root: The folder of checkpoints.
             fingerprint: Of the configuration, by which a later run finds its checkpoints.
             metrics: Goes into the manifest; figures without pixels.
+            canaries: Of an audit.
 
         Raises:
             CheckpointError: If the disk refuses it. The checkpoints before it stay.
@@ -221,6 +226,7 @@ class TrainingState:
         try:
             with atomic.folder(path) as part:
                 self._write(part)
+                write_canaries(part, canaries)
                 atomic.write_text(part / "config.yaml", loading.dump(self.config, path))
                 facts = {
                     "format": FORMAT,

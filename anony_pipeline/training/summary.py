@@ -15,9 +15,9 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from anony_pipeline.config.schema import Config
+from anony_pipeline.evaluation.canaries import chance_spread
 from anony_pipeline.evaluation.report import number
 from anony_pipeline.storage import atomic
-from anony_pipeline.training.canaries import chance_spread
 from anony_pipeline.training.journal import read_metrics
 
 PAGE, CURVES = "summary.html", "curves.png"

@@ -13,6 +13,7 @@ from anony_pipeline.config.schema import Config
 from anony_pipeline.datasets.coco import CocoSet
 from anony_pipeline.evaluation import detection, plate_reading, reidentification
 from anony_pipeline.evaluation import fid as distances
+from anony_pipeline.evaluation.canaries import membership_auc
 from anony_pipeline.models import detector as detectors
 from anony_pipeline.models.features import FeatureExtractor, load_features
 from anony_pipeline.models.reader import Reader, load_reader
@@ -31,7 +32,7 @@ from anony_pipeline.targets.plates import plate_size_hw
 from anony_pipeline.targets.selection import Chosen
 from anony_pipeline.training import batches, cache
 from anony_pipeline.training.cache import SampleRow, SampleSet
-from anony_pipeline.training.canaries import Canaries, membership_auc
+from anony_pipeline.training.canaries import Canaries
 from anony_pipeline.training.state import TrainingState
 
 PICTURES = 8

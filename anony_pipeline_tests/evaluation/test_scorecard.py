@@ -14,6 +14,7 @@ from anony_pipeline.config.schema import Gates
 from anony_pipeline.datasets import coco
 from anony_pipeline.errors import AnonyPipelineError
 from anony_pipeline.evaluation import baselines, report, scorecard
+from anony_pipeline.evaluation.canaries import NONE_PLANTED
 from anony_pipeline.evaluation.run import memorized
 from anony_pipeline.evaluation.schema import Figure, Row, figure, null
 from anony_pipeline.models.recognizer import align
@@ -47,7 +48,7 @@ def judged(tmp_path_factory):
             "other_face": baselines.other_face(donors),
             "fit": baselines.fit(donors, load_styles()),
         } | {name: baselines.redaction(name) for name in baselines.REDACTIONS}
-        return known, lambda: memorized(unified, given, judges, 0)
+        return known, lambda: (memorized(unified, given, judges, 0), NONE_PLANTED)
 
     checkpoint = Checkpoint(root / "step_000040", config, {"step": 40}, "a" * 64)
     with pytest.MonkeyPatch.context() as patch:

@@ -4,9 +4,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from anony_pipeline.anonymize.loading import open_checkpoint
 from anony_pipeline.errors import ConfigError
+from anony_pipeline.evaluation import scorecard
+from anony_pipeline.evaluation.canaries import chance_spread, membership_auc, read
+from anony_pipeline.evaluation.judges import Judges
+from anony_pipeline.models import lora
 from anony_pipeline.structures.regions import Kind
-from anony_pipeline.training import batches, canaries, loop
+from anony_pipeline.training import batches, loop
 from anony_pipeline_tests.training import tiny
 
 
@@ -62,20 +67,20 @@ def test_the_auc_is_mann_and_whitneys():
     rng = np.random.default_rng(0)
     scores, planted = rng.integers(0, 9, 40).astype(float), rng.random(40) < 0.4
     expected = stats.mannwhitneyu(scores[planted], scores[~planted]).statistic / (planted.sum() * (~planted).sum())
-    assert canaries.membership_auc(scores, planted) == pytest.approx(expected)
+    assert membership_auc(scores, planted) == pytest.approx(expected)
 
 
 def test_chance_spreads_as_simulated():
     rng = np.random.default_rng(0)
     planted = np.arange(20) % 2 == 0
-    aucs = [canaries.membership_auc(rng.random(20), planted) for _ in range(4000)]
+    aucs = [membership_auc(rng.random(20), planted) for _ in range(4000)]
     assert np.mean(aucs) == pytest.approx(0.5, abs=0.01)
-    assert np.std(aucs) == pytest.approx(canaries.chance_spread(20), rel=0.05)
+    assert np.std(aucs) == pytest.approx(chance_spread(20), rel=0.05)
 
 
 @pytest.mark.parametrize(("gives_back", "expected"), [("planted", 1.0), ("left out", 0.0)])
 def test_a_generator_that_gives_back_what_was_planted_is_found_out(
-    audited, tiny_training, config, monkeypatch, gives_back, expected
+    audited, tiny_training, tiny_root, monkeypatch, gives_back, expected
 ):
     settings, _, found = audited
     known = {
@@ -98,7 +103,23 @@ def test_a_generator_that_gives_back_what_was_planted_is_found_out(
         patch.setattr(batches, "fill", memorized)
         report = tiny_training(settings, mode="joint")
     assert report.metrics["canary_auc"] == expected
+    assert read(report.checkpoint) == found.drawn
+    train = tiny.coco.load(tiny_root / "unified_train.json")
+    assert_heard_again(open_checkpoint(report.checkpoint), settings, found.drawn, train)
     assert "canary_auc" in report.metrics_file.read_text().splitlines()[0]
+
+
+def assert_heard_again(checkpoint, settings, canaries, train):
+    """A checkpoint's canaries can be listened to without what trained it, beside its base model."""
+    generator = tiny.make_generator(settings)
+    lora.load_adapters(generator, checkpoint.folder / "adapters")
+    judges = Judges({"held_out": tiny.ColorRecognizer()})
+    heard = scorecard._audit(settings, checkpoint, generator.eval(), judges, train)
+    order = {annotation["id"]: place for place, annotation in enumerate(train.annotations)}
+    assert heard.planted.tolist() == [c.planted for c in sorted(canaries, key=lambda c: order[c.annotation_id])]
+    adapted, base = (heard.cosines[name, "held_out"] for name in ("anonymizer", "base"))
+    assert adapted.shape == base.shape == (len(canaries),)
+    assert not np.array_equal(adapted, base)
 
 
 def test_too_many_are_refused(config, tiny_root, tiny_training):
