@@ -2,8 +2,9 @@
 
 Run:   python -m benchmarks.ablation [--rows demo no_id ...] [--seeds 3] [--jobs 8] [--device cuda] [--work DIR]
        python -m benchmarks.ablation --tables-only
-Takes: a row and seed about four minutes of one CPU core. It needs the package's dependencies, no network and no data.
-       Rows that `--work` holds already are kept: it may be stopped and started again.
+Takes: a row and seed about three minutes of one CPU core, a long one eight. It needs a checkout and the package's
+       dependencies, no network and no data. A row is written when it is done, and rows that `--work` holds already are
+       kept: it may be stopped and started again, elsewhere too. Long rows come first.
 
 A row is the demo with something changed: trained by the demo's length on the demo's streets, and judged, by judges that
 are in no loss, on other streets of the same kind (`JUDGED`): the demo's own 23 val plates tell too little. What the
@@ -20,6 +21,7 @@ import itertools
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import time
@@ -57,6 +59,7 @@ JUDGED = {"seed": 1, "people": 80, "scenes": 150}
 HALVES = 60
 """Random halves of the images, the same in all rows."""
 
+LONG = ["training.max_steps=200"]
 ROWS: dict[str, list[str]] = {
     "demo": [],
     # A rate of next to nothing leaves the base model as it is, and the detector too.
@@ -78,10 +81,15 @@ ROWS: dict[str, list[str]] = {
     "id_0.25": ["loss.id_suppress_weight=0.25"],
     "id_1": ["loss.id_suppress_weight=1.0"],
     "id_10": ["loss.id_suppress_weight=10"],
-    "adv_0.1": ["loss.adv_weight=0.1"],
-    "adv_1": ["loss.adv_weight=1.0"],
-    "channels_32": ["model.discriminator.channels=32"],
-    "channels_64": ["model.discriminator.channels=64"],
+    # The discriminator begins with random weights and knows nothing after forty steps: what it is worth shows later.
+    "long": LONG,
+    "long_no_adv": [*LONG, "loss.adv_weight=0"],
+    "long_adv_0.1": [*LONG, "loss.adv_weight=0.1"],
+    "long_adv_1": [*LONG, "loss.adv_weight=1.0"],
+    "long_channels_64": [*LONG, "model.discriminator.channels=64"],
+    # What the hinge asks for is done with few faces of a batch already: a weaker one may need longer to show.
+    "long_no_id": [*LONG, "loss.id_suppress_weight=0"],
+    "long_id_1": [*LONG, "loss.id_suppress_weight=1.0"],
     "not_clipped": ["training.max_gradient_norm=1e9"],
     "clipped_at_0.1": ["training.max_gradient_norm=0.1"],
     "rate_2e-3": ["lr.generator=2.0e-3"],
@@ -94,6 +102,9 @@ ROWS: dict[str, list[str]] = {
     "large_font": ["plate_text_font_ratio_min=0.75", "plate_text_font_ratio_max=0.85"],
     "half_size": ["model.generator.face_size=64", "model.generator.plate_height=32"],
 }
+
+WHOLE = ("demo", "long")
+"""What the other rows are compared with: those that train longer with the longer one."""
 
 FIGURES: dict[str, tuple[str, int]] = {
     "similarity": ("similarity", 3),
@@ -136,14 +147,15 @@ LINES = (
     ),
     Line("less similarity", f"more {IDENTITY}", ("no_id", "demo", "id_0.25", "id_1"), "similarity", False),
     Line("its price: distorted faces", f"far more {IDENTITY}", ("demo", "id_1", "id_10"), "kid_faces", True),
-    Line("more real", "more `adv_weight`", ("no_adv", "demo", "adv_0.1"), "kid_faces", False),
-    Line("more real", "a larger discriminator", ("demo", "channels_32", "channels_64"), "kid_faces", False),
-    Line("its price: collapsed modes", "far more `adv_weight`", ("demo", "adv_0.1", "adv_1"), "sameness", True),
-    Line("its price: artifacts", "far more `adv_weight`", ("demo", "adv_0.1", "adv_1"), "kid_faces", True),
+    Line("less similarity, later", f"more {IDENTITY}", ("long_no_id", "long", "long_id_1"), "similarity", False),
+    Line("more real", "more `adv_weight`", ("long_no_adv", "long", "long_adv_0.1"), "kid_faces", False),
+    Line("more real", "a larger discriminator", ("long", "long_channels_64"), "kid_faces", False),
+    Line("its price: collapsed modes", "far more `adv_weight`", ("long_adv_0.1", "long_adv_1"), "sameness", True),
+    Line("its price: artifacts", "far more `adv_weight`", ("long_adv_0.1", "long_adv_1"), "kid_faces", True),
     Line("steadier training", "clip gradients", ("not_clipped", "demo", "clipped_at_0.1"), "unsteadiness", False),
     Line("steadier training", "less `lr.generator`", ("rate_2e-3", "demo", "rate_2e-4"), "unsteadiness", False),
     Line("steadier training", "less `lr.discriminator`", ("discriminator_rate_2e-3", "demo"), "unsteadiness", False),
-    Line("steadier discriminator", "less `adv_weight`", ("adv_1", "adv_0.1", "demo"), "unsteadiness", False),
+    Line("steadier discriminator", "less `adv_weight`", ("long_adv_1", "long_adv_0.1", "long"), "unsteadiness", False),
     Line("less memory", "smaller `training.batch_size`", ("batch_8", "demo", "batch_2"), "peak_gb", False),
     Line("less memory", "LoRA on fewer layers", ("demo", "last_blocks_only"), "peak_gb", False),
     Line("less memory", "no discriminator", ("demo", "no_discriminator"), "peak_gb", False),
@@ -151,6 +163,11 @@ LINES = (
     Line("faster", "half the resolution", ("demo", "half_size"), "step_seconds", False),
     Line("characters stay", "larger `plate_text_font_ratio`", ("small_font", "demo", "large_font"), "plate_cer", False),
 )
+
+
+def is_long(name: str) -> bool:
+    """Whether a row trains longer than the demo."""
+    return ROWS[name][:1] == LONG
 
 
 # --- one row, in a process of its own ---------------------------------------------------------------------------------
@@ -368,6 +385,8 @@ def unsteadiness(rows: Sequence[dict[str, float]]) -> float:
 def measured(name: str, seed: int, device: str, work: Path) -> dict[str, Any]:
     """Train and judge one row."""
     config = settings_of(name, seed, device, work)
+    # What a row that was stopped has trained already would be missing in what it costs.
+    shutil.rmtree(config.paths.outputs, ignore_errors=True)
     costs = Costs(choose_device(config.device))
     begin = time.monotonic()
     report = loop.train(config, mode="auto", on_event=costs.on_event, should_stop=costs.should_stop)
@@ -490,8 +509,10 @@ def summary(found: Found) -> dict[str, Any]:
         rows[name] = {key: some[key] for key in ("changed", "trained_parameters", "judged")}
         rows[name] |= {"seeds": sorted(found[name]), "bad_steps": [row["bad_steps"] for row in found[name].values()]}
         rows[name]["figures"] = {key: as_json(figure_of(found, name, key)) for key in FIGURES}
-        if name != "demo":
-            rows[name]["minus_demo"] = {key: as_json(difference(found, "demo", name, key)) for key in FIGURES}
+        if name not in WHOLE:
+            with_it = WHOLE[is_long(name)]
+            rows[name]["compared_with"] = with_it
+            rows[name]["minus_it"] = {key: as_json(difference(found, with_it, name, key)) for key in FIGURES}
     lines = []
     for line in LINES:
         changed = difference(found, line.rows[0], line.rows[-1], line.figure)
@@ -517,7 +538,7 @@ PAGE_TEXT = """\
 Made by `python -m benchmarks.ablation`, not by hand. Each row is the demo with something changed ({trainings} a row; {device}), judged by judges
 that are in no loss on {faces} faces and {plates} plates of {images} images that nobody was trained on, on given boxes and without verification. Intervals are of
 95 % and paired: rows have their images, their batches and their noise in common. Of {lines} true lines one may well miss by chance. {alone}The demo
-trains for 40 steps: what a setting does in a long run on other data may differ.
+trains for 40 steps, `long` rows for 200: what a setting does in a longer run on other data may differ.
 
 ## The plan's tuning table
 
@@ -533,7 +554,7 @@ faces. `unsteadiness`: spread of the logarithm of the generator's gradient norm,
 
 ## Each part in turn
 
-**Bold**: the interval of the difference to `demo` leaves out 0. `base` is the shipped model, not adapted.
+**Bold**: the interval of the difference to `demo`, of `long_` rows to `long`, leaves out 0. `base` is the shipped model, not adapted.
 
 | row | {titles} |
 |---{columns}|
@@ -583,7 +604,7 @@ def row_of(name: str, row: dict[str, Any]) -> str:
     cells = []
     for key in JUDGED_FIGURES:
         value = value_of(row, key, FIGURES[key][1])
-        changed = row.get("minus_demo", {}).get(key)
+        changed = row.get("minus_it", {}).get(key)
         differs = changed is not None and changed["interval"][0] * changed["interval"][1] > 0
         cells.append(f"**{value}**" if differs else value)
     return f"| `{name}` | {' | '.join(cells)} |"
@@ -648,6 +669,7 @@ def run(names: Sequence[str], seeds: int, jobs: int, device: str, work: Path) ->
     cores, where = os.cpu_count() or 1, ["--device", device, "--work", str(work)]
     known, failed = finished(work), []
     missing = [(seed, name) for seed in range(seeds) for name in names if seed not in known.get(name, {})]
+    missing.sort(key=lambda row: (row[0], not is_long(row[1])))
     for seed in sorted({seed for seed, _ in missing}):
         alone(["--prepare", "--seed", str(seed), *where], cores)
     with ThreadPoolExecutor(jobs) as pool:
