@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 import multiprocessing
 import socket
 
@@ -7,7 +8,10 @@ import torch
 
 from anony_pipeline.errors import ConfigError
 from anony_pipeline.models import lora
-from anony_pipeline.training import loop, state
+from anony_pipeline.structures.regions import Kind
+from anony_pipeline.training import batches, joint, loop, state
+from anony_pipeline.training.objective import Objective
+from anony_pipeline.training.state import TrainingState
 from anony_pipeline_tests.training import conftest, tiny
 
 STEPS = 20
@@ -123,6 +127,42 @@ def test_passes_change_no_loss_curve(config, tiny_training, tmp_path):
         curves.append(rows_of(outputs))
     assert_same_curves(curves[0], curves[1])
     assert_same_curves(curves[0], curves[2])
+
+
+def test_passes_change_gradients_by_rounding_alone(two_styles, tmp_path, monkeypatch):
+    """In double precision none is left; in single precision a critic's ReLU may open in one and not in another."""
+    conftest.patch_training(two_styles, monkeypatch)
+    monkeypatch.setattr(TrainingState, "apply", lambda state, name: 0.0)
+    data, _ = loop.prepare(settings(two_styles, tmp_path), tiny.coco.load(two_styles / "unified_train.json"))
+    critics = tiny.make_critics(None)
+    for critic in (critics.recognizer, critics.reader, critics.detector):
+        critic.double()
+    step = next(number for number in range(20) if batches.kind_of_step(data, 0, "joint", number) is Kind.PLATE)
+
+    def learned(accumulation, passes):
+        config = settings(two_styles, tmp_path, training__accumulation=accumulation, **MIX)
+        current = TrainingState.fresh(config, "joint", tiny.make_networks(config))
+        generator, discriminator = current.networks.generator.double(), current.networks.discriminator.double()
+        drawn = {"size": 4, "seed": 0, "stream": "joint", "step": step, "device": torch.device("cpu")}
+        batch = in_double(batches.draw_batch(data, generator, **drawn))
+        assert len(joint._parts(current, batch)[1]) == passes
+        losses = joint.step_generator(current, batch, Objective(critics, discriminator, config.loss, 0.0))
+        return losses, torch.cat(
+            [value.grad.flatten() for value in lora.trainable_parameters(generator).values() if value.grad is not None]
+        )
+
+    # Plates of two mixes: a pass for each, and a pass for each plate.
+    losses, gradient = learned(1, 2)
+    same_losses, same = learned(4, 4)
+    assert same_losses == pytest.approx(losses, rel=1e-6)
+    assert gradient.norm() > 1e-3
+    # CTC is computed in single precision.
+    assert (same - gradient).norm() < 1e-7 * gradient.norm()
+
+
+def in_double(batch):
+    tensors = {name: value.double() for name, value in vars(batch).items() if isinstance(value, torch.Tensor)}
+    return dataclasses.replace(batch, **tensors)
 
 
 def test_a_batch_that_processes_cannot_share_is_refused(config):
