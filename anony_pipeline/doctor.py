@@ -58,7 +58,7 @@ def examine() -> list[Finding]:
         _disk(),
         _dagster_home(),
         _project(),
-        _plate_styles(),
+        plate_styles(),
     ]
 
 
@@ -205,7 +205,8 @@ def _project() -> Finding:
     return Finding("configurations", True, str(home / "configs"), needed=False)
 
 
-def _plate_styles() -> Finding:
+def plate_styles() -> Finding:
+    """Whether all style files can be read, the user's own among them."""
     try:
         # pydantic and the styles are loaded when they are asked for, so that a broken installation is still told of.
         from anony_pipeline.plates import styles  # noqa: PLC0415

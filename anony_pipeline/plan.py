@@ -1,29 +1,39 @@
 """What a training needs, and whether it is here: said before anything starts."""
 
+import os
 import shutil
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from anony_pipeline.config.schema import Config
-from anony_pipeline.datasets import unify
+import torch
+
+from anony_pipeline import doctor
+from anony_pipeline.config.schema import Config, Lpips
+from anony_pipeline.datasets import loaders, unify
+from anony_pipeline.datasets.coco import CocoSet
+from anony_pipeline.datasets.sources import Split
 from anony_pipeline.doctor import Finding
 from anony_pipeline.errors import AnonyPipelineError
-from anony_pipeline.models import weights
+from anony_pipeline.models import generator, lora, weights
+from anony_pipeline.models.lpips import load_lpips
 from anony_pipeline.runtime import device as devices
 from anony_pipeline.storage import locations
+from anony_pipeline.structures.regions import CATEGORY_IDS, Kind
+from anony_pipeline.training import networks
 
 BYTES_OF = {"fp32": 4, "fp16": 2, "bf16": 2}
 # Parameters in millions, counted from published configurations: of the UNet; of autoencoder and text encoders.
 PARAMETERS = {"sd2-inpainting": (866, 424), "sd15-inpainting": (860, 207), "sdxl-inpainting": (2568, 902)}
 ADAM_AND_GRADIENT_BYTES = 16
 RESERVE_BYTES = 2 << 30
+LATER = "will be downloaded"
 
 
 def examine(config: Config) -> list[Finding]:
     """Look at what a configuration asks for."""
     gpus = _gpus_bytes()
-    found = [*_data(config), *_weights(config), _device(config), _memory(config, gpus)]
+    found = [*_data(config), doctor.plate_styles(), *_weights(config), *_device(config), _memory(config, gpus)]
     if config.training.fsdp:
         found.append(_sharing(len(gpus)))
     return [*found, _disk(config), _work(config)]
@@ -31,7 +41,7 @@ def examine(config: Config) -> list[Finding]:
 
 def _data(config: Config) -> Iterator[Finding]:
     if unify.unified_is_there(config.paths.unified):
-        yield Finding("unified data", True, f"there: {config.paths.unified}")
+        yield from (_split(config, split) for split in ("train", "val"))
         return
     yield Finding("unified data", True, "not there yet: it will be made of the sources", needed=False)
     for source in config.data.sources:
@@ -46,9 +56,51 @@ def _data(config: Config) -> Iterator[Finding]:
         yield Finding(f"data: {source.name}", there or made, what if there or made else f"not at {source.root}", do)
 
 
+def _split(config: Config, split: Split) -> Finding:
+    name, do = f"unified data, {split}", "mend the file, or remove it: it is made anew of the sources"
+    try:
+        coco = loaders.open_split(config, split)
+    except AnonyPipelineError as error:
+        return _refused(name, error)
+    if not coco.is_remote and (lost := [image for image in coco.images if not coco.image_file(image).exists()]):
+        return Finding(name, False, f"{len(lost)} of its images are not there, {coco.image_file(lost[0])} first", do)
+    counts = {kind: _count(config, coco, kind) for kind in Kind}
+    large = f"of {config.data.min_region_px} px or more"
+    what = f"{len(coco.images)} images, {counts[Kind.FACE]} faces and {counts[Kind.PLATE]} plates {large}"
+    if split == "train" and any(counts.values()) and not all(counts.values()):
+        what += ": the generator learns one kind alone"
+    do = "look at data.sources, data.splits and data.min_region_px"
+    return Finding(name, any(counts.values()), f"{what}, {coco.path}", do)
+
+
+def _count(config: Config, coco: CocoSet, kind: Kind) -> int:
+    """Regions that are trained on, or validated with."""
+    return sum(
+        annotation["category_id"] == CATEGORY_IDS[kind]
+        and not annotation.get("iscrowd")
+        and min(annotation["bbox"][2:]) >= config.data.min_region_px
+        for annotation in coco.annotations
+    )
+
+
+def _refused(name: str, error: AnonyPipelineError) -> Finding:
+    """What a run would stop with."""
+    got = f" ({error.got})" if error.got is not None else ""
+    allowed = f"; allowed: {error.allowed}" if error.allowed is not None else ""
+    what, do = (" ".join(text.split()) for text in (f"{error.where}: {error.what}{got}", f"{error.do}{allowed}"))
+    return Finding(name, False, what, do)
+
+
 def _weights(config: Config) -> Iterator[Finding]:
-    generator = config.model.generator.diffusers
-    yield _weight("generator", generator.model_id, config, generator.revision)
+    settings = config.model.generator.diffusers
+    found = _weight("generator", settings.model_id, config, settings.revision)
+    yield found
+    if found.fine and not found.what.endswith(LATER):
+        yield _learnable(config)
+    if settings.tiny_vae is not None:
+        yield _weight("tiny autoencoder", settings.tiny_vae, config)
+    if config.model.lpips is not None and config.loss.perceptual_weight > 0:
+        yield _lpips(config.model.lpips, config)
     judges = config.judges.model_dump()
     for role, name in judges.items():
         if name is None:
@@ -70,17 +122,52 @@ def _weight(role: str, name: str, config: Config, revision: str | None = None) -
     except AnonyPipelineError as error:
         if config.model.offline:
             return Finding(role, False, f"{name} is not here{terms}", str(error.do))
-        return Finding(role, True, f"{name} will be downloaded{terms}")
+        return Finding(role, True, f"{name}{terms} {LATER}")
     return Finding(role, True, f"{name}: {found}{terms}")
 
 
-def _device(config: Config) -> Finding:
+def _learnable(config: Config) -> Finding:
+    """Of the UNet without its weights: whether it can inpaint, and what of it learns."""
+    name = "what learns"
+    try:
+        layers = lora.learnable_layers(generator.outline_unet(config), config.model.finetune)
+    except AnonyPipelineError as error:
+        return _refused(name, error)
+    how = f"by LoRA of rank {config.model.finetune.lora_rank}" if config.model.finetune.use_lora else "as a whole"
+    return Finding(name, True, f"{len(layers)} layers of the UNet {how}")
+
+
+def _lpips(settings: Lpips, config: Config) -> Finding:
+    try:
+        load_lpips(settings, weights_dir=Path(config.paths.weights))
+    except AnonyPipelineError as error:
+        return _refused("LPIPS", error)
+    return Finding("LPIPS", True, settings.network)
+
+
+def _device(config: Config) -> Iterator[Finding]:
     try:
         chosen = devices.choose_device(config.device)
         devices.choose_dtype(config.precision, chosen)
     except AnonyPipelineError as error:
-        return Finding("device", False, f"{config.device}, {config.precision}: {error.what}", str(error.do))
-    return Finding("device", True, f"{chosen}, {config.precision}")
+        yield Finding("device", False, f"{config.device}, {config.precision}: {error.what}", str(error.do))
+        return
+    yield Finding("device", True, f"{chosen}, {config.precision}")
+    wanted = {
+        "xFormers": (config.model.generator.diffusers.enable_xformers, generator.check_xformers),
+        "torch.compile": (config.training.torch_compile, networks.check_compiles),
+    }
+    for name, (is_on, check) in wanted.items():
+        if is_on:
+            yield _runs(name, check, chosen)
+
+
+def _runs(name: str, check: Callable[[torch.device], None], device: torch.device) -> Finding:
+    try:
+        check(device)
+    except AnonyPipelineError as error:
+        return _refused(name, error)
+    return Finding(name, True, f"runs on {device}")
 
 
 def _memory(config: Config, gpus: Sequence[float]) -> Finding:
@@ -128,10 +215,13 @@ def _gpus_bytes() -> list[float]:
 
 
 def _disk(config: Config) -> Finding:
-    place = locations.location(config.paths.outputs)
-    if not locations.is_local(place):
-        return Finding("disk", True, f"{place} is a remote store: not looked at", needed=False)
-    there = next(parent for parent in (Path(str(place)), *Path(str(place)).parents) if parent.exists())
+    try:
+        place = locations.local_folder(config.paths.outputs, "paths.outputs")
+    except AnonyPipelineError as error:
+        return _refused("disk", error)
+    there = next(parent for parent in (place, *place.parents) if parent.exists())
+    if not os.access(there, os.W_OK):
+        return Finding("disk", False, f"nothing can be written at {there}", "set paths.outputs to a folder of your own")
     model = config.model.generator.diffusers.model_id
     need = sum(PARAMETERS.get(model, (100,))) * 1e6 * BYTES_OF["fp32"] + RESERVE_BYTES
     free = shutil.disk_usage(there).free

@@ -158,7 +158,12 @@ def _parse_override(text: str) -> dict[str, Any]:
     try:
         parsed = yaml.safe_load(value)
     except yaml.YAMLError as error:
-        raise ConfigError("an override's value is no valid YAML", where=f"--set {key}", got=value) from error
+        raise ConfigError(
+            "an override's value is no valid YAML",
+            where=f"--set {key}",
+            got=value,
+            do="put text with brackets or colons in quotes, and the whole override in the shell's other ones",
+        ) from error
     for part in reversed(key.strip().split(".")):
         parsed = {part: parsed}
     return parsed

@@ -16,6 +16,7 @@ from diffusers import (
     DiffusionPipeline,
     StableDiffusionInpaintPipeline,
     StableDiffusionXLInpaintPipeline,
+    UNet2DConditionModel,
 )
 from diffusers.utils import is_xformers_available
 from torch import nn
@@ -23,7 +24,7 @@ from torch import nn
 from anony_pipeline.config.schema import Config
 from anony_pipeline.errors import ConfigError, WeightsError
 from anony_pipeline.models import lora, weights
-from anony_pipeline.models.demo_pipeline import build_demo_pipeline
+from anony_pipeline.models.demo_pipeline import build_demo_pipeline, build_demo_unet
 from anony_pipeline.ops.crops import Window
 from anony_pipeline.structures.regions import Kind
 
@@ -90,7 +91,7 @@ class Generator(nn.Module):
         has_small_crops: bool = False,
     ) -> None:
         super().__init__()
-        _check_channels(pipeline, base_id)
+        _check_channels(pipeline.unet, base_id)
         # "leading" spacing would make the one step of a one-step generator start at t = 1.
         pipeline.scheduler = DDIMScheduler.from_config(
             pipeline.scheduler.config, timestep_spacing="trailing", clip_sample=False, set_alpha_to_one=True
@@ -450,10 +451,33 @@ def load_generator(config: Config, *, device: torch.device, dtype: torch.dtype) 
     # Convolutions are a third faster with the channels innermost, on CPUs and on GPUs in half precision.
     generator.unet.to(memory_format=torch.channels_last)
     if settings.enable_xformers:
-        _enable_xformers(generator, device)
+        check_xformers(device)
+        generator.unet.enable_xformers_memory_efficient_attention()
     if settings.gradient_checkpointing:
         generator.unet.enable_gradient_checkpointing()
     return generator.eval()
+
+
+def outline_unet(config: Config) -> UNet2DConditionModel:
+    """Build the configured UNet without its weights: what can be refused before they are loaded is refused here.
+
+    Args:
+        config: As in `load_generator`.
+
+    Raises:
+        WeightsError: If the weights are not on this machine, a file of them is cut off, or the UNet can't inpaint.
+    """
+    settings = config.model.generator.diffusers
+    if settings.model_id == "shipped":
+        return build_demo_unet()
+    folder = weights.resolve(settings.model_id, Path(config.paths.weights), offline=True, revision=settings.revision)
+    _class_name(folder)
+    for path in sorted(folder.rglob("*.safetensors")):
+        weights.check_whole(path)
+    with torch.device("meta"):
+        unet = UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(folder / "unet"))
+    _check_channels(unet, folder)
+    return unet
 
 
 def base_identity(model_id: str, pipeline: Pipeline) -> str:
@@ -477,9 +501,9 @@ def _folder(config: Config, name: str, revision: str | None = None) -> Path:
     return weights.resolve(name, Path(config.paths.weights), offline=config.model.offline, revision=revision)
 
 
-def _pipeline_from(folder: Path) -> Pipeline:
+def _class_name(folder: Path) -> str:
     try:
-        class_name = DiffusionPipeline.load_config(folder)["_class_name"]
+        return DiffusionPipeline.load_config(folder)["_class_name"]
     except (OSError, KeyError) as error:
         raise WeightsError(
             "the folder holds no diffusers pipeline",
@@ -488,7 +512,10 @@ def _pipeline_from(folder: Path) -> Pipeline:
             allowed="a folder with model_index.json, unet, vae, text_encoder, tokenizer and scheduler",
             do="save one with save_pretrained, or name another in model.generator.diffusers.model_id",
         ) from error
-    is_xl = "XL" in class_name
+
+
+def _pipeline_from(folder: Path) -> Pipeline:
+    is_xl = "XL" in _class_name(folder)
     pipeline_class = StableDiffusionXLInpaintPipeline if is_xl else StableDiffusionInpaintPipeline
     # The checker judges whole pictures of adults' safety, and would blacken crops.
     extras = {"add_watermarker": False} if is_xl else {"safety_checker": None, "requires_safety_checker": False}
@@ -520,8 +547,8 @@ def _tiny_vae(folder: Path) -> AutoencoderTiny:
         ) from error
 
 
-def _check_channels(pipeline: Pipeline, base_id: str) -> None:
-    channels = pipeline.unet.config.in_channels
+def _check_channels(unet: UNet2DConditionModel, base_id: str | Path) -> None:
+    channels = unet.config.in_channels
     if channels != INPAINTING_CHANNELS:
         raise WeightsError(
             "this UNet is no inpainting model: it can't see mask and surroundings",
@@ -533,7 +560,12 @@ def _check_channels(pipeline: Pipeline, base_id: str) -> None:
         )
 
 
-def _enable_xformers(generator: Generator, device: torch.device) -> None:
+def check_xformers(device: torch.device) -> None:
+    """Refuse xFormers' attention where it can't run.
+
+    Raises:
+        ConfigError: If there is no GPU, or no xFormers for this torch.
+    """
     reason = None
     if device.type != "cuda":
         reason = f"xFormers needs a CUDA device, and this run is on {device}"
@@ -546,7 +578,6 @@ def _enable_xformers(generator: Generator, device: torch.device) -> None:
             got=reason,
             do="set it to false: torch's own attention is as fast on current GPUs",
         )
-    generator.unet.enable_xformers_memory_efficient_attention()
 
 
 @torch.no_grad()

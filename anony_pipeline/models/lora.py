@@ -66,6 +66,16 @@ def resolve_layers(unet: nn.Module, learnable_layers: Sequence[str]) -> list[str
     return [name for name, _ in unet.named_modules() if name in found]
 
 
+def learnable_layers(unet: nn.Module, settings: Finetune) -> list[str]:
+    """The layers that will learn, after it was seen that the mixes' styles exist.
+
+    Raises:
+        ConfigError: See `resolve_layers`; or if a mix is of a plate style that does not exist.
+    """
+    _check_styles(settings.style_mix)
+    return resolve_layers(unet, settings.learnable_layers)
+
+
 def make_trainable(generator: "Generator", settings: Finetune) -> None:
     """Add a `face`, a `plate` and the mixes' `style_*` adapters, or unfreeze the named layers; what learns is float32.
 
@@ -74,10 +84,9 @@ def make_trainable(generator: "Generator", settings: Finetune) -> None:
         settings: ``use_lora``, ``learnable_layers``, ``lora_rank``, ``lora_alpha`` and ``style_mix``.
 
     Raises:
-        ConfigError: See `resolve_layers`; or if a mix is of a plate style that does not exist.
+        ConfigError: See `learnable_layers`.
     """
-    _check_styles(settings.style_mix)
-    layers = resolve_layers(generator.unet, settings.learnable_layers)
+    layers = learnable_layers(generator.unet, settings)
     if not settings.use_lora:
         for name in layers:
             generator.unet.get_submodule(name).requires_grad_(True).float()

@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal, TypeVar
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 
 from anony_pipeline.errors import WeightsError
@@ -242,6 +242,25 @@ def load_safetensors(path: Path, sha256: str | None = None) -> dict[str, torch.T
     except SafetensorError as error:
         raise WeightsError(
             "the file is no safetensors file", where=path, got=str(error), allowed="safetensors", do="fetch it again"
+        ) from error
+
+
+def check_whole(path: Path) -> None:
+    """Look at a safetensors file's header alone: it says how long the file must be.
+
+    Raises:
+        WeightsError: If the file is cut off, or no safetensors file.
+    """
+    try:
+        with safe_open(path, "pt"):
+            pass
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(
+            "the file is cut off, or no safetensors file",
+            where=path,
+            got=str(error),
+            allowed="safetensors",
+            do="copy it again",
         ) from error
 
 

@@ -87,22 +87,30 @@ def load_networks(config: Config, device: torch.device) -> Networks:
     return Networks(generator.train(), discriminator, detector)
 
 
-def compile_blocks(generator: Generator) -> None:
-    """Let torch.compile make the generator's transformer blocks faster, each shape and mix of adapters when it comes.
+def check_compiles(device: torch.device) -> None:
+    """Let torch.compile compile the smallest thing that needs the whole chain of tools.
 
     Raises:
-        ConfigError: If torch.compile can't run here.
+        ConfigError: If it can't.
     """
     try:
-        # The smallest thing that needs the whole chain of tools.
-        torch.compile(lambda x: x + 1)(torch.ones(2, device=generator.device))
+        torch.compile(lambda x: x + 1)(torch.ones(2, device=device))
     except Exception as error:  # Triton, compilers and drivers raise whatever they like
         raise ConfigError(
             "torch.compile can't run here",
             where="training.torch_compile",
-            got=f"on {generator.device}: {' '.join(str(error).split())[:300]}",
+            got=f"on {device}: {' '.join(str(error).split())[:300]}",
             do="set it to false; on a CPU it needs a C++ compiler (g++), on a GPU Triton",
         ) from error
+
+
+def compile_blocks(generator: Generator) -> None:
+    """Let torch.compile make the generator's transformer blocks faster, each shape and mix of adapters when it comes.
+
+    Raises:
+        ConfigError: See `check_compiles`.
+    """
+    check_compiles(generator.device)
     # One block's code is compiled for each width, with and without each mix of adapters, with and without gradients.
     torch._dynamo.config.recompile_limit = COMPILED_VARIANTS
     generator.unet.compile_repeated_blocks()

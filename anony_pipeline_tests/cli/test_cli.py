@@ -203,6 +203,74 @@ def test_plan_refuses_what_cannot_run_and_says_why(tmp_path, monkeypatch):
     assert "sd2-inpainting is not here" in flat
 
 
+def planned(*overrides):
+    from anony_pipeline import plan
+
+    config = loading.load([Path(__file__).parents[2] / "configs/demo.yaml"], overrides)
+    return {finding.name: finding for finding in plan.examine(config)}
+
+
+@pytest.mark.parametrize(
+    ("name", "override", "said"),
+    [
+        ("what learns", 'model.finetune.learnable_layers=["unet.up_blocks[9]"]', "unet.up_blocks[9]"),
+        ("what learns", "model.finetune.style_mix={QQ: {plate: 1.0}}", "plate style that does not exist (QQ)"),
+        ("xFormers", "model.generator.diffusers.enable_xformers=true", "this run is on cpu"),
+        ("tiny autoencoder", "model.generator.diffusers.tiny_vae=nowhere", "nowhere is not here"),
+        ("LPIPS", "model.lpips={network: vgg, backbone: none.pth}", "none.pth"),
+        ("disk", "paths.outputs=memory://outputs", "on this machine alone"),
+    ],
+)
+def test_plan_refuses_what_training_would_refuse_later(name, override, said):
+    finding = planned("device=cpu", override)[name]
+    assert finding.needed
+    assert not finding.fine
+    assert said in finding.what
+
+
+def test_plan_looks_at_the_users_plate_styles(monkeypatch, tmp_path):
+    monkeypatch.setattr(project, "plate_styles_folder", lambda: tmp_path)
+    (tmp_path / "XX.yaml").write_text("key: XX\ncolour: red\n")
+    finding = planned()["plate styles"]
+    assert finding.needed
+    assert not finding.fine
+    assert "colour: there is no such key" in finding.what
+
+
+def test_plan_looks_into_the_unified_files(tmp_path):
+    from anony_pipeline.datasets import coco
+    from anony_pipeline_tests.training import tiny
+
+    def split(name):
+        return planned(f"paths.unified={tmp_path}")[f"unified data, {name}"]
+
+    tiny.make_coco(tmp_path, plates=False)
+    (tmp_path / "unified_val.json").write_text("{")
+    assert not split("val").fine
+    assert "can't be read" in split("val").what
+    assert split("train").fine
+    assert "6 images, 12 faces and 0 plates of 8 px or more: the generator learns one kind alone" in split("train").what
+    (tmp_path / "images" / "003.png").unlink()
+    assert "1 of its images are not there" in split("train").what
+    coco.save(tmp_path / "unified_train.json", {"sources": {"tiny": {"root": "."}}}, [], [])
+    assert not split("train").fine
+    assert "0 images" in split("train").what
+
+
+def test_plan_looks_at_a_folders_unet_without_loading_it(tmp_path):
+    from anony_pipeline_tests.models.tiny_pipelines import save_pipeline
+
+    def what_learns(folder):
+        return planned(f"model.generator.diffusers.model_id={folder}")["what learns"].what
+
+    folder = save_pipeline("sd15", tmp_path / "nine")
+    assert "layers of the UNet by LoRA" in what_learns(folder)
+    unet = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    unet.write_bytes(unet.read_bytes()[:-1])
+    assert "cut off" in what_learns(folder)
+    assert "4 input channels" in what_learns(save_pipeline("sd15", tmp_path / "four", in_channels=4))
+
+
 def test_doctor_names_what_is_missing(monkeypatch, tmp_path):
     from anony_pipeline import doctor
 
