@@ -9,6 +9,9 @@ READY  := $(VENV)/.ready
 # xFormers has wheels for Linux x86-64 alone.
 EXTRAS := $(shell test "$$(uname -sm)" = "Linux x86_64" && echo dev,xformers || echo dev)
 
+# A minute or so each on two cores, with nothing but this repository.
+QUICK := code_location fitted_plates generation plates read_images sensor_tick streetscape training_step unify
+
 # Quiet and offline: no telemetry, no update check, no download of weights, no warning that a user can't act on.
 export PYTHONWARNINGS             := ignore::Warning
 export DAGSTER_DISABLE_TELEMETRY  := 1
@@ -28,7 +31,7 @@ help:
 	@echo "make test         the fast tests            make test-slow    all of them"
 	@echo "make check        format, lint, types, layers, definitions"
 	@echo "make ui           Dagster on http://127.0.0.1:3000"
-	@echo "make bench        the measurements of benchmarks/"
+	@echo "make bench        the quick measurements of benchmarks/, about a minute each; names the others"
 	@echo "make base-models  makes the shipped weights anew"
 
 env: $(READY)
@@ -64,7 +67,9 @@ ui: $(READY)
 	$(BIN)/dagster dev -w workspace.yaml -h 127.0.0.1 -p 3000
 
 bench: $(READY)
-	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+	@for name in $(QUICK); do echo "== $$name"; $(BIN)/python -m benchmarks.$$name || exit 1; done
+	@echo "Not run, for they take long, or need a checkpoint, photographs or a GPU (their first lines say which):"
+	@echo "$(filter-out $(QUICK),$(basename $(notdir $(wildcard benchmarks/*.py))))"
 
 base-models: $(READY)
 	$(BIN)/dagster job execute -m anony_pipeline.definitions -j base_models
