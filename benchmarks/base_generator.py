@@ -7,6 +7,7 @@ Each figure that flatters has its control: distances beside those of OpenCV's in
 pictures among themselves; likeness to the original beside that of strangers; recognition with the face itself covered.
 """
 
+import argparse
 import json
 import platform
 from pathlib import Path
@@ -168,6 +169,7 @@ def sheet(path: Path, before: list[np.ndarray], after: list[np.ndarray], columns
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__).parse_args()
     generator = fitting.demo_generator()
     file = weights.shipped(SHIPPED_UNET)
     weights.load_into(generator.unet, weights.load_safetensors(file), file)

@@ -3,6 +3,7 @@
 Each is measured in fresh processes, in turns, because a machine is now faster and now slower; the median counts.
 """
 
+import argparse
 import json
 import statistics
 import subprocess
@@ -21,6 +22,7 @@ def seconds(code):
 
 
 def main():
+    argparse.ArgumentParser(description=__doc__).parse_args()
     codes = {"python": "pass", "dagster": "import dagster", "code_location": "import anony_pipeline.definitions"}
     for code in codes.values():
         seconds(code)  # fills the caches of the disk and of compiled modules

@@ -4,6 +4,7 @@
 Procedural pictures only. Styles with another script need their fonts (the log names the packages).
 """
 
+import argparse
 import itertools
 import json
 import tempfile
@@ -144,6 +145,7 @@ def write(file: Path, page: np.ndarray) -> None:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__).parse_args()
     folder = ROOT / "docs" / "plates"
     folder.mkdir(exist_ok=True)
     write(folder / "styles.png", styles_sheet())

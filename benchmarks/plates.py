@@ -3,6 +3,7 @@
 Writes ``benchmarks/results/plates.json``. One core; procedural pictures only; about a minute.
 """
 
+import argparse
 import json
 import os
 import platform
@@ -93,6 +94,7 @@ def fitting(styles: list[PlateStyle], width: int, jitter: float) -> dict[str, fl
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__).parse_args()
     cv2.setNumThreads(1)
     styles = list(load_styles().values())
     drawing(styles, 0.0)

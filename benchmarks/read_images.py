@@ -4,6 +4,7 @@ Our `ops.images.read` against Pillow and plain OpenCV, whole sets by several thr
 ``benchmarks/results/read_images.json``. Generated pictures with the detail of photographs, 1024 x 768; a minute.
 """
 
+import argparse
 import json
 import os
 import platform
@@ -95,6 +96,7 @@ def measure(files: list[Path]) -> dict[str, object]:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__).parse_args()
     cv2.setNumThreads(1)
     rng = np.random.default_rng(0)
     pictures = [photograph(rng) for _ in range(FILES)]

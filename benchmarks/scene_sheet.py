@@ -4,6 +4,7 @@ Run after `make demo`:   python benchmarks/scene_sheet.py
 Takes: half a minute. Writes docs/images/scenes.jpg: the first pictures of the validation split, unpicked.
 """
 
+import argparse
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ HEIGHT_PX = 360
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__).parse_args()
     config = loading.load([ROOT / "configs" / "demo.yaml"])
     unified = coco.load(Path(config.paths.unified) / "unified_val.json")
     step = max((Path(config.paths.outputs) / "checkpoints").glob("step_*"))

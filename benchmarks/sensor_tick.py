@@ -4,6 +4,7 @@ Checkpoints of ten small files each, on this machine's disk; Dagster's limit for
 ``benchmarks/results/sensor_tick.json``.
 """
 
+import argparse
 import json
 import platform
 import statistics
@@ -43,6 +44,7 @@ def seconds(experiment, instance):
 
 
 def main():
+    argparse.ArgumentParser(description=__doc__).parse_args()
     warnings.simplefilter("ignore")
     with tempfile.TemporaryDirectory() as name, dg.DagsterInstance.local_temp(name) as instance:
         folder = Path(name)

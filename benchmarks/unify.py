@@ -4,6 +4,7 @@ Writes ``benchmarks/results/unify.json``. With ANONY_REAL_DATA set, on WIDERFace
 images; otherwise on a generated annotation of the same size. One minute.
 """
 
+import argparse
 import contextlib
 import io
 import json
@@ -105,6 +106,7 @@ def measure_images(root: Path, work: Path) -> dict[str, object]:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__).parse_args()
     real = os.environ.get("ANONY_REAL_DATA")
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)

@@ -5,6 +5,7 @@ procedure, and COCO's mAP against faster-coco-eval alone, on synthetic detection
 official ground truth of WIDERFace's val images; otherwise on a generated one of the same size. Three minutes.
 """
 
+import argparse
 import contextlib
 import io
 import json
@@ -106,6 +107,7 @@ def alone(images: list[dict], annotations: list[dict], results: list[dict]) -> f
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__).parse_args()
     real = os.environ.get("ANONY_REAL_DATA")
     truth = widerface_protocol.load(Path(real) / "widerface_official" / "ground_truth") if real else generated()
     found = detections(truth)
