@@ -17,7 +17,7 @@ from anony_pipeline.evaluation.fid import Distance
 from anony_pipeline.evaluation.intervals import bootstrap_by_person, bootstrap_of_difference, clopper_pearson, of_auc
 from anony_pipeline.evaluation.judges import PANELS
 from anony_pipeline.evaluation.methods import Method
-from anony_pipeline.evaluation.observations import NOBODY, Observed, Subjects
+from anony_pipeline.evaluation.observations import NOBODY, Observed, Subjects, in_order
 from anony_pipeline.evaluation.references import References
 from anony_pipeline.evaluation.reidentification import Faces, Ranks
 from anony_pipeline.evaluation.schema import ANONYMIZER, OVERALL, Figure, Panel, figure, null
@@ -138,7 +138,7 @@ class Evidence:
         found |= {f"style:{style}": styles == style for style in sorted(set(self.subjects.styles))}
         found |= {name: (heights >= low) & (heights < high) for name, low, high in SIZES}
         found |= {f"kind:{kind}": self.kinds == kind.value for kind in Kind}
-        for trait in sorted(frozenset().union(*self.subjects.traits)):
+        for trait in in_order(frozenset().union(*self.subjects.traits)):
             found[trait] = np.array([trait in traits for traits in self.subjects.traits])
         return found
 

@@ -5,7 +5,7 @@ process.
 """
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -30,6 +30,8 @@ HALF_PRECISION = np.float16
 """Of the embeddings that are held: they take most of the memory, and a cosine changes by less than 0.0005."""
 NOBODY = -1
 FRONTAL_DEGREES = 20
+GRADES = ("none", "less than a quarter", "partial", "a quarter or more", "heavy", "lightest third", "middle third")
+"""Of occlusion and skin tone, from the least on; what is not here stands last in its group."""
 
 
 @dataclass
@@ -290,6 +292,20 @@ def traits_of(image: dict[str, Any], annotation: dict[str, Any]) -> frozenset[st
     elif "occlusion" in attributes:
         found.add(f"occlusion:{('none', 'partial', 'heavy')[int(attributes['occlusion'])]}")
     return frozenset(found)
+
+
+def in_order(traits: Iterable[str]) -> list[str]:
+    """Traits by their groups, and in a group by degree rather than by letters.
+
+    >>> in_order({"occlusion:heavy", "occlusion:none", "occlusion:partial", "pose:typical", "pose:atypical"})
+    ['occlusion:none', 'occlusion:partial', 'occlusion:heavy', 'pose:atypical', 'pose:typical']
+    """
+
+    def place(trait: str) -> tuple[str, int, str]:
+        group, _, grade = trait.partition(":")
+        return group, GRADES.index(grade) if grade in GRADES else len(GRADES), grade
+
+    return sorted(traits, key=place)
 
 
 def visible_share(annotation: dict[str, Any]) -> float:

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from rich.table import Table
 
 from anony_pipeline.evaluation import plots
-from anony_pipeline.evaluation.schema import ANONYMIZER, METRICS, OVERALL, REAL_HALVES, Figure, Row, Scorecard
+from anony_pipeline.evaluation.schema import ANONYMIZER, METRICS, OVERALL, REAL_HALVES, Figure, Panel, Row, Scorecard
 from anony_pipeline.ops import images
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -54,6 +54,9 @@ PRIVACY = {
     ),
 }
 """The three risks of the Article 29 Working Party's Opinion 05/2014 (WP216): what is asked, and by which figures."""
+
+PROOFS = {"recognizer": "rank-1", "reader": "exact reads", "detector": "mAP50", "features": "KID of solid color"}
+"""What a kind of judge proves itself by."""
 
 TRADE_OFFS = (("map_retention", "reid_rank1"), ("map_retention", "plate_leak_rate"))
 """Utility (more is better) and what leaks (less is better), plotted over one another."""
@@ -175,7 +178,7 @@ def render(card: Scorecard, pictures: Sequence[Shown] = (), history: Sequence[Sc
         loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     titles = partial(title_of, kind=card.subject.kind)
-    environment.globals.update(number=number, title_of=titles, metrics=METRICS, arrowed=_with_arrow)
+    environment.globals.update(number=number, title_of=titles, metrics=METRICS, arrowed=_with_arrow, proofs=PROOFS)
     # In the scorecard's order: small regions before large ones.
     slices = [name for name in dict.fromkeys(row.slice for row in card.rows) if name != OVERALL]
     return environment.get_template("report.html.j2").render(
@@ -185,7 +188,7 @@ def render(card: Scorecard, pictures: Sequence[Shown] = (), history: Sequence[Sc
         best=best(overall_rows(card)),
         details=_details(card),
         panels=[
-            (panel, rows, _reasons(rows, HEADLINE))
+            (panel, rows, _told(rows), _reasons(rows, HEADLINE))
             for panel in ("second", "training")
             if (rows := [row for row in card.rows if row.slice == OVERALL and row.panel == panel])
         ],
@@ -227,18 +230,38 @@ def _untrained(card: Scorecard) -> str | None:
 
 
 def _details(card: Scorecard) -> list[tuple[str, list[Figure | None]]]:
-    """The figures that the first table does not show, by method in its order."""
+    """The figures that the first table does not show, by method; what is null for all is a reason alone."""
     rows = overall_rows(card)
-    return [
-        (name, [row.figures.get(name) for row in rows]) for name in DETAILS if any(name in row.figures for row in rows)
-    ]
+    found = [(name, [row.figures.get(name) for row in rows]) for name in DETAILS]
+    return [(name, figures) for name, figures in found if any(f is not None and f.value is not None for f in figures)]
+
+
+def _told(rows: Sequence[Row]) -> list[str]:
+    """The headline's columns of which some row has a figure, or a reason why not."""
+    return [name for name in HEADLINE if any(name in row.figures for row in rows)]
 
 
 def _trade_off(card: Scorecard, metrics: tuple[str, str]) -> str:
-    """What leaks over what stays useful, a point a method; empty if fewer than two methods have both figures."""
-    points, chance = [], None
+    """What leaks over what stays useful, a point a method; empty if fewer than two methods have both figures.
+
+    Where the held-out detector is blind, the second one says what stays useful: one judge an axis, never two.
+    """
+    judges: dict[Panel, str] = {"held_out": "", "second": ", by the second detector"}
+    for panel, by in judges.items():
+        points = _points(card, metrics, panel)
+        if len(points) > 1:
+            x = plots.span(_with_arrow(metrics[0]) + by, [point.x for point in points])
+            y = plots.span(_with_arrow(metrics[1]), [point.y for point in points])
+            return plots.scatter(points, x, y, chance=_guess(card) if metrics[1] == "reid_rank1" else None)
+    return ""
+
+
+def _points(card: Scorecard, metrics: tuple[str, str], panel: Panel) -> list[plots.Point]:
+    """What stays useful by a panel's detector, and what leaks by the held-out judge."""
+    points = []
     for row in overall_rows(card):
-        first, second = (row.figures.get(name) for name in metrics)
+        useful = card.row(row.method, panel=panel, boxes=row.boxes)
+        first, second = useful.figures.get(metrics[0]) if useful else None, row.figures.get(metrics[1])
         if first is None or second is None or first.value is None or second.value is None:
             continue
         whole = GIVEN if card.subject.kind == "folder" else "end to end"
@@ -246,13 +269,12 @@ def _trade_off(card: Scorecard, metrics: tuple[str, str]) -> str:
             f"{row.method}/{row.boxes}", row.method
         )
         points.append(plots.Point(first.value, second.value, name, row.method == ANONYMIZER))
-        guess = row.figures.get("reid_chance") if metrics[1] == "reid_rank1" else None
-        chance = guess.value if guess is not None and guess.value is not None else chance
-    if len(points) < 2:
-        return ""
-    x = plots.span(_with_arrow(metrics[0]), [point.x for point in points])
-    y = plots.span(_with_arrow(metrics[1]), [point.y for point in points])
-    return plots.scatter(points, x, y, chance=chance)
+    return points
+
+
+def _guess(card: Scorecard) -> float | None:
+    figures = [row.figures.get("reid_chance") for row in overall_rows(card)]
+    return next((figure.value for figure in figures if figure is not None and figure.value is not None), None)
 
 
 def _curve(history: Sequence[Scorecard], name: str) -> str:

@@ -117,6 +117,41 @@ def test_a_page_says_why_figures_of_a_further_panel_are_null(whole):
     assert all(reason in section.rsplit("</table>", 1)[1] for reason in reasons)
 
 
+def test_where_the_held_out_detector_is_blind_the_second_says_what_stays_useful(whole):
+    card, _ = whole
+    blinded = card.model_copy(
+        update={"rows": tuple(row.model_copy(update={"figures": _without(row, "map_retention")}) for row in card.rows)}
+    )
+    assert "What leaks over what stays useful" not in report.render(blinded)
+    rows = [row for row in report.overall_rows(card) if row.method != "real_halves"]
+    second = tuple(row.model_copy(update={"panel": "second"}) for row in rows)
+    page = report.render(blinded.model_copy(update={"rows": blinded.rows + second}))
+    assert "mAP kept ↑, by the second detector" in page
+    assert "by the second detector" not in report.render(card)
+
+
+def _without(row, name):
+    return {key: null(key, "blind") if key == name else value for key, value in row.figures.items()}
+
+
+def test_what_is_null_for_every_method_is_a_reason_and_no_row(whole):
+    card, _ = whole
+    page = report.render(card)
+    table = page[page.index('id="details"') : page.index("What is null or not in this table")]
+    reasons = page[page.index("What is null or not in this table") :]
+    assert "attributes kept" not in table
+    assert "attributes kept: no judge of pose" in reasons
+    assert ">FID ↓<" in table
+
+
+def test_a_further_panel_shows_only_columns_that_it_was_asked_about(whole):
+    card, _ = whole
+    page = report.render(card)
+    further = page[page.index("The same by judges that") : page.index('id="judges"')]
+    assert 'data-name="coverage ↑"' not in further
+    assert 'data-name="rank-1 ↓"' in further
+
+
 def test_a_picture_is_shown_only_of_methods_that_treat_its_kind(whole):
     page = (whole[1] / "report" / "index.html").read_text()
     assert 'alt="face' in page
