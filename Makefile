@@ -4,6 +4,7 @@
 PYTHON ?= python3.11
 VENV   := .venv
 BIN    := $(VENV)/bin
+PORT   ?= 3000
 READY  := $(VENV)/.ready
 
 # xFormers has wheels for Linux x86-64 alone.
@@ -30,7 +31,7 @@ help:
 	@echo "make demo         raw data to scorecard on two CPU cores; ends with the table and the report's path"
 	@echo "make test         the fast tests            make test-slow    all of them"
 	@echo "make check        format, lint, types, layers, definitions"
-	@echo "make ui           Dagster on http://127.0.0.1:3000"
+	@echo "make ui           Dagster on http://127.0.0.1:3000 (PORT=3001 takes another)"
 	@echo "make bench        the quick measurements of benchmarks/, about a minute each; names the others"
 	@echo "make base-models  makes the shipped weights anew"
 
@@ -63,8 +64,11 @@ check: $(READY)
 	$(BIN)/lint-imports
 	$(BIN)/dagster definitions validate -w workspace.yaml
 
+# Dagster itself would go on without its pages, as a second daemon beside the first one.
 ui: $(READY)
-	$(BIN)/dagster dev -w workspace.yaml -h 127.0.0.1 -p 3000
+	@$(BIN)/python -c "import socket; socket.create_server(('127.0.0.1', $(PORT))).close()" 2>/dev/null || \
+	  { echo "port $(PORT) is taken, perhaps by another make ui: end it, or name a free one: make ui PORT=3001"; exit 1; }
+	$(BIN)/dagster dev -w workspace.yaml -h 127.0.0.1 -p $(PORT)
 
 bench: $(READY)
 	@for name in $(QUICK); do echo "== $$name"; $(BIN)/python -m benchmarks.$$name || exit 1; done
