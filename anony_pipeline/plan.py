@@ -3,20 +3,21 @@
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 
 import torch
 
 from anony_pipeline import doctor
 from anony_pipeline.config.schema import Config, Lpips
-from anony_pipeline.datasets import loaders, unify
+from anony_pipeline.datasets import integrity, loaders, unify
 from anony_pipeline.datasets.coco import CocoSet
 from anony_pipeline.datasets.sources import Split
 from anony_pipeline.doctor import Finding
 from anony_pipeline.errors import AnonyPipelineError
 from anony_pipeline.models import generator, lora, weights
 from anony_pipeline.models.lpips import load_lpips
+from anony_pipeline.plates.styles import configured_styles, load_styles
 from anony_pipeline.runtime import device as devices
 from anony_pipeline.storage import locations
 from anony_pipeline.structures.regions import CATEGORY_IDS, Kind
@@ -62,8 +63,12 @@ def _split(config: Config, split: Split) -> Finding:
         coco = loaders.open_split(config, split)
     except AnonyPipelineError as error:
         return _refused(name, error)
-    if not coco.is_remote and (lost := [image for image in coco.images if not coco.image_file(image).exists()]):
-        return Finding(name, False, f"{len(lost)} of its images are not there, {coco.image_file(lost[0])} first", do)
+    # What a remote store holds is asked image by image when it is fetched.
+    faults = [] if coco.is_remote else [f"{file} is not there" for file in integrity.missing_files(coco)]
+    faults += [*integrity.unknown_styles(coco, _known_styles()), *integrity.boxes_in_images(coco)]
+    if faults:
+        more = f", and {len(faults) - 1} more" if len(faults) > 1 else ""
+        return Finding(name, False, f"{faults[0]}{more}", do)
     counts = {kind: _count(config, coco, kind) for kind in Kind}
     large = f"of {config.data.min_region_px} px or more"
     what = f"{len(coco.images)} images, {counts[Kind.FACE]} faces and {counts[Kind.PLATE]} plates {large}"
@@ -71,6 +76,13 @@ def _split(config: Config, split: Split) -> Finding:
         what += ": the generator learns one kind alone"
     do = "look at data.sources, data.splits and data.min_region_px"
     return Finding(name, any(counts.values()), f"{what}, {coco.path}", do)
+
+
+def _known_styles() -> Collection[str]:
+    try:
+        return configured_styles()
+    except AnonyPipelineError:  # has a row of its own
+        return load_styles()
 
 
 def _count(config: Config, coco: CocoSet, kind: Kind) -> int:

@@ -12,7 +12,7 @@ import torch
 
 from anony_pipeline.config import loading
 from anony_pipeline.config.schema import Config
-from anony_pipeline.datasets import folds, loaders, unify
+from anony_pipeline.datasets import folds, integrity, loaders, unify
 from anony_pipeline.datasets.coco import CocoSet
 from anony_pipeline.errors import AnonyPipelineError, CheckpointError, ConfigError, DatasetError
 from anony_pipeline.losses import identity
@@ -126,8 +126,15 @@ def prepare(config: Config, coco: CocoSet) -> tuple[TrainingData, Canaries | Non
         The samples, and the canaries of an audit.
 
     Raises:
-        DatasetError: If no region has a target.
+        DatasetError: If no region has a target, or an image is of a plate style that does not exist.
     """
+    if unknown := integrity.unknown_styles(coco, configured_styles()):
+        raise DatasetError(
+            "images are of plate styles that there is no file of: their plates would not be learned",
+            where=coco.path,
+            got="; ".join(unknown),
+            do="add a style file to configs/plate_styles, or set these images' plate_style to null",
+        )
     # Before targets are made: a donor from the fold that is left out would be learned too.
     coco = folds.trained_on(config, coco)
     faces = make_face_targets(config, coco)

@@ -251,8 +251,12 @@ def test_plan_looks_into_the_unified_files(tmp_path):
     assert split("train").fine
     assert "6 images, 12 faces and 0 plates of 8 px or more: the generator learns one kind alone" in split("train").what
     (tmp_path / "images" / "003.png").unlink()
-    assert "1 of its images are not there" in split("train").what
-    coco.save(tmp_path / "unified_train.json", {"sources": {"tiny": {"root": "."}}}, [], [])
+    assert split("train").what == "unified_train.json: images/003.png of tiny is not there"
+    path = tmp_path / "unified_train.json"
+    tiny.make_coco(tmp_path)
+    path.write_text(path.read_text().replace('"plate_style": "FR"', '"plate_style": "QQ"'))
+    assert "unified_train.json: QQ, 6 images; known: " in split("train").what
+    coco.save(path, {"sources": {"tiny": {"root": "."}}}, [], [])
     assert not split("train").fine
     assert "0 images" in split("train").what
 

@@ -219,6 +219,14 @@ def test_an_empty_data_set_is_refused(tiny_training, config, monkeypatch, tiny_r
         tiny_training(config())
 
 
+def test_plates_of_a_style_without_a_file_are_refused(tiny_training, config, tiny_root, monkeypatch):
+    coco = tiny.coco.load(tiny_root / "unified_train.json")
+    coco = dataclasses.replace(coco, images=[image | {"plate_style": "QQ"} for image in coco.images])
+    monkeypatch.setattr(loop.loaders, "open_split", lambda config, split: coco)
+    with pytest.raises(DatasetError, match=r"(?s)QQ, 6 images.*configs/plate_styles"):
+        tiny_training(config())
+
+
 @pytest.mark.parametrize(
     "error",
     [
