@@ -118,7 +118,13 @@ class Diffusers(Section):
 
     model_id: str = Field(
         "shipped",
-        description="`shipped` (the demo's base), a name of the registry, a hub id or a local diffusers folder",
+        description="`shipped` (the demo's base), a name of the registry, a hub id, a local diffusers folder, or one "
+        "*.safetensors file in Stable Diffusion's original format",
+    )
+    single_file_config: str | None = Field(
+        None,
+        description="for a model_id that is one file: a diffusers folder of that architecture, which gives the "
+        "configurations and the tokenizer; its weights may be left out",
     )
     revision: str | None = Field(None, description="pins a hub id to one commit")
     enable_xformers: bool = Field(False, description="xFormers attention; refused with the reason where it can't run")

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -428,11 +428,7 @@ def load_generator(config: Config, *, device: torch.device, dtype: torch.dtype) 
         ConfigError: If an option can't run here.
     """
     settings = config.model.generator.diffusers
-    pipeline = (
-        _shipped_pipeline()
-        if settings.model_id == "shipped"
-        else _pipeline_from(_folder(config, settings.model_id, settings.revision))
-    )
+    pipeline = _pipeline_of(config)
     generator = Generator(
         pipeline,
         prompts={Kind.FACE: config.model.generator.face_prompt, Kind.PLATE: config.model.generator.plate_prompt},
@@ -466,14 +462,17 @@ def outline_unet(config: Config) -> UNet2DConditionModel:
 
     Raises:
         WeightsError: If the weights are not on this machine, a file of them is cut off, or the UNet can't inpaint.
+        ConfigError: If the weights are one file, and nothing says of which architecture.
     """
     settings = config.model.generator.diffusers
     if settings.model_id == "shipped":
         return build_demo_unet()
     folder = weights.resolve(settings.model_id, Path(config.paths.weights), offline=True, revision=settings.revision)
-    _class_name(folder)
-    for path in sorted(folder.rglob("*.safetensors")):
+    files = sorted(folder.rglob("*.safetensors")) if folder.is_dir() else [folder]
+    for path in files:
         weights.check_whole(path)
+    folder = folder if folder.is_dir() else _described(config)
+    _class_name(folder)
     with torch.device("meta"):
         unet = UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(folder / "unet"))
     _check_channels(unet, folder)
@@ -501,6 +500,28 @@ def _folder(config: Config, name: str, revision: str | None = None) -> Path:
     return weights.resolve(name, Path(config.paths.weights), offline=config.model.offline, revision=revision)
 
 
+def _pipeline_of(config: Config) -> Pipeline:
+    settings = config.model.generator.diffusers
+    if settings.model_id == "shipped":
+        return _shipped_pipeline()
+    found = _folder(config, settings.model_id, settings.revision)
+    return _pipeline_from(found) if found.is_dir() else _pipeline_of_file(found, _described(config))
+
+
+def _described(config: Config) -> Path:
+    """The folder that describes the one file that the weights are in."""
+    settings = config.model.generator.diffusers
+    if settings.single_file_config is None:
+        raise ConfigError(
+            "one file holds weights alone, without configurations and tokenizer",
+            where="model.generator.diffusers.single_file_config",
+            got=f"null, for {settings.model_id}",
+            allowed="a diffusers folder of the same architecture, a name of the registry or a hub id",
+            do="copy the *.json and *.txt files of such a folder, and name it",
+        )
+    return _folder(config, settings.single_file_config)
+
+
 def _class_name(folder: Path) -> str:
     try:
         return DiffusionPipeline.load_config(folder)["_class_name"]
@@ -514,11 +535,34 @@ def _class_name(folder: Path) -> str:
         ) from error
 
 
-def _pipeline_from(folder: Path) -> Pipeline:
-    is_xl = "XL" in _class_name(folder)
-    pipeline_class = StableDiffusionXLInpaintPipeline if is_xl else StableDiffusionInpaintPipeline
+def _pipeline_class(folder: Path) -> tuple[type[Pipeline], dict[str, Any]]:
+    """The class that fills masks with a folder's parts, and what it is made without."""
+    if "XL" in _class_name(folder):
+        return StableDiffusionXLInpaintPipeline, {"add_watermarker": False}
     # The checker judges whole pictures of adults' safety, and would blacken crops.
-    extras = {"add_watermarker": False} if is_xl else {"safety_checker": None, "requires_safety_checker": False}
+    return StableDiffusionInpaintPipeline, {"safety_checker": None, "requires_safety_checker": False}
+
+
+def _pipeline_of_file(file: Path, folder: Path) -> Pipeline:
+    weights.check_whole(file)
+    pipeline_class, extras = _pipeline_class(folder)
+    try:
+        # A folder is given, because without one the library asks a network, even where it is told not to.
+        return pipeline_class.from_single_file(
+            str(file), config=str(folder), local_files_only=True, torch_dtype=torch.float32, **extras
+        )
+    except Exception as error:  # its conversion fails in whatever line finds a tensor missing
+        raise WeightsError(
+            "the file can't be loaded as this architecture",
+            where=file,
+            got=" ".join(f"{type(error).__name__}: {error}".split())[:400],
+            allowed=f"Stable Diffusion's original format, of the architecture that {folder} describes",
+            do="name the folder of its own architecture in model.generator.diffusers.single_file_config",
+        ) from error
+
+
+def _pipeline_from(folder: Path) -> Pipeline:
+    pipeline_class, extras = _pipeline_class(folder)
     try:
         return pipeline_class.from_pretrained(
             folder, use_safetensors=True, local_files_only=True, torch_dtype=torch.float32, **extras

@@ -1,3 +1,4 @@
+import shutil
 from itertools import pairwise
 
 import pytest
@@ -6,9 +7,9 @@ import torch
 from anony_pipeline.errors import ConfigError, WeightsError
 from anony_pipeline.models import generator as generators
 from anony_pipeline.models.demo_pipeline import build_demo_pipeline, build_demo_unet
-from anony_pipeline.models.generator import load_generator
+from anony_pipeline.models.generator import load_generator, outline_unet
 from anony_pipeline.structures.regions import Kind
-from anony_pipeline_tests.models.tiny_pipelines import save_pipeline
+from anony_pipeline_tests.models.tiny_pipelines import save_pipeline, save_single_file
 
 CPU = {"device": torch.device("cpu"), "dtype": torch.float32}
 
@@ -237,6 +238,35 @@ def test_a_folder_without_a_pipeline_is_refused(config_for, tmp_path):
 def test_a_missing_model_names_where_it_was_looked_for(config_for, tmp_path):
     with pytest.raises(WeightsError, match="nobody/nothing"):
         load_generator(config_for("nobody/nothing", weights=tmp_path), **CPU)
+
+
+def test_one_file_in_the_original_format_fills_as_the_folder_that_it_was_made_of(
+    config_for, tiny_folder, crops, tmp_path
+):
+    folder, file, described = tiny_folder("sd15"), tmp_path / "model.safetensors", tmp_path / "described"
+    whole = load_generator(config_for(folder), **CPU)
+    save_single_file(whole.pipeline, file)
+    shutil.copytree(folder, described, ignore=shutil.ignore_patterns("*.safetensors"))
+    config = config_for(file, diffusers={"single_file_config": str(described)})
+    generator = load_generator(config, **CPU)
+    images, masks, noise = crops(whole)
+    for kind in Kind:
+        asked = {"noise": noise, "anchors": images}
+        assert torch.equal(generator.fill(images, masks, kind, **asked), whole.fill(images, masks, kind, **asked))
+    assert outline_unet(config).config.in_channels == 9
+
+
+def test_one_file_that_is_not_described_or_damaged_is_refused(config_for, tiny_folder, tmp_path):
+    folder, file = tiny_folder("sd15"), tmp_path / "model.safetensors"
+    save_single_file(load_generator(config_for(folder), **CPU).pipeline, file)
+    with pytest.raises(ConfigError, match=r"(?s)single_file_config.*diffusers folder of the same architecture"):
+        load_generator(config_for(file), **CPU)
+    for other in ("sd2", "sdxl"):
+        with pytest.raises(WeightsError, match=r"(?s)can't be loaded as this architecture.*single_file_config"):
+            load_generator(config_for(file, diffusers={"single_file_config": str(tiny_folder(other))}), **CPU)
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(WeightsError, match="cut off"):
+        load_generator(config_for(file, diffusers={"single_file_config": str(folder)}), **CPU)
 
 
 def test_xformers_on_a_cpu_is_refused_with_the_reason(config_for, tiny_folder):

@@ -1,5 +1,7 @@
 """Folders of random weights with the architecture of the models that users load, small enough for a test."""
 
+import re
+
 import torch
 from diffusers import (
     AutoencoderKL,
@@ -9,6 +11,7 @@ from diffusers import (
     StableDiffusionXLInpaintPipeline,
     UNet2DConditionModel,
 )
+from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from anony_pipeline.models.demo_pipeline import build_demo_pipeline
@@ -104,3 +107,60 @@ def _unet(family, in_channels):
         attention_head_dim=8 if family == "sd15" else (1, 2, 4, 4),
         use_linear_projection=family != "sd15",
     )
+
+
+UNET_NAMES = (
+    (r"^conv_in\.", "input_blocks.0.0."),
+    (r"^time_embedding\.linear_(\d)\.", lambda m: f"time_embed.{2 * int(m[1]) - 2}."),
+    (r"^conv_norm_out\.", "out.0."),
+    (r"^conv_out\.", "out.2."),
+    (r"(resnets\.\d)\.norm1\.", r"\1.in_layers.0."),
+    (r"(resnets\.\d)\.conv1\.", r"\1.in_layers.2."),
+    (r"(resnets\.\d)\.time_emb_proj\.", r"\1.emb_layers.1."),
+    (r"(resnets\.\d)\.norm2\.", r"\1.out_layers.0."),
+    (r"(resnets\.\d)\.conv2\.", r"\1.out_layers.3."),
+    (r"(resnets\.\d)\.conv_shortcut\.", r"\1.skip_connection."),
+    (r"^mid_block\.resnets\.(\d)\.", lambda m: f"middle_block.{2 * int(m[1])}."),
+    (r"^mid_block\.attentions\.0\.", "middle_block.1."),
+    (
+        r"^down_blocks\.(\d)\.(r|a)\w+\.(\d)\.",
+        lambda m: f"input_blocks.{3 * int(m[1]) + int(m[3]) + 1}.{'ra'.find(m[2])}.",
+    ),
+    (r"^down_blocks\.(\d)\.downsamplers\.0\.conv\.", lambda m: f"input_blocks.{3 * int(m[1]) + 3}.0.op."),
+    (r"^up_blocks\.(\d)\.(r|a)\w+\.(\d)\.", lambda m: f"output_blocks.{3 * int(m[1]) + int(m[3])}.{'ra'.find(m[2])}."),
+    (r"^up_blocks\.(\d)\.upsamplers\.0\.", lambda m: f"output_blocks.{3 * int(m[1]) + 2}.{1 if m[1] == '0' else 2}."),
+)
+VAE_NAMES = (
+    (r"\.group_norm\.", ".norm."),
+    (r"\.to_([qkv])\.", r".\1."),
+    (r"\.to_out\.0\.", ".proj_out."),
+    (r"conv_norm_out\.", "norm_out."),
+    (r"conv_shortcut\.", "nin_shortcut."),
+    (r"mid_block\.attentions\.0\.", "mid.attn_1."),
+    (r"mid_block\.resnets\.(\d)\.", lambda m: f"mid.block_{int(m[1]) + 1}."),
+    (r"down_blocks\.(\d)\.resnets\.(\d)\.", r"down.\1.block.\2."),
+    (r"down_blocks\.(\d)\.downsamplers\.0\.", r"down.\1.downsample."),
+    (r"up_blocks\.(\d)\.resnets\.(\d)\.", lambda m: f"up.{3 - int(m[1])}.block.{m[2]}."),
+    (r"up_blocks\.(\d)\.upsamplers\.0\.", lambda m: f"up.{3 - int(m[1])}.upsample."),
+)
+
+
+def save_single_file(pipeline, file):
+    """Write the weights of an ``sd15`` pipeline in Stable Diffusion's original format, all in one file."""
+    state = {
+        f"model.diffusion_model.{_renamed(name, UNET_NAMES)}": value
+        for name, value in pipeline.unet.state_dict().items()
+    }
+    for name, value in pipeline.vae.state_dict().items():
+        # The original's attention is made of convolutions of one pixel.
+        is_attention = "attentions" in name and value.ndim == 2
+        state[f"first_stage_model.{_renamed(name, VAE_NAMES)}"] = value[..., None, None] if is_attention else value
+    for name, value in pipeline.text_encoder.state_dict().items():
+        state[f"cond_stage_model.transformer.text_model.{name.removeprefix('text_model.')}"] = value
+    save_file({name: value.contiguous() for name, value in state.items()}, file)
+
+
+def _renamed(name, table):
+    for pattern, made in table:
+        name = re.sub(pattern, made, name)
+    return name
