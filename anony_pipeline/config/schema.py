@@ -396,6 +396,9 @@ class Gates(Section):
     min_map_retention: Share = Field(0.95, description="held-out detector")
     min_coverage: Share = Field(0.95, description="share of regions covered by half or more, on detected boxes")
     max_kid_of_inpaint: Annotated[float, Field(gt=0)] = Field(0.25, description="KID over that of OpenCV's inpainting")
+    max_memorization_gap: Share = Field(
+        0.1, description="upper bound of the similarity on training faces minus that on val faces"
+    )
 
 
 class Floors(Section):
@@ -433,6 +436,9 @@ class Evaluation(Section):
         description="eval_tools/ground_truth of WIDERFace, for its easy, medium and hard; images in their own size",
     )
     max_images: Count = Field(0, description="val images judged; 0 is all")
+    memorization_images: Positive = Field(
+        64, description="training images, and as many val images, on which memorization is measured"
+    )
     detection_threshold: Share = Field(0.3, description="score from which on a detected face is anonymized")
     plate_detection_threshold: Share = Field(0.3, description="score from which on a detected plate is anonymized")
     gallery_pictures: Positive = Field(8, description="procedural before/after pictures in the report")

@@ -62,17 +62,21 @@ class Proof:
 
 @dataclass(frozen=True)
 class Trained:
-    """What one recognizer saw of faces that the anonymizer was trained on.
+    """What one recognizer saw of faces that the anonymizer was trained on, and of some that it never saw.
 
     Attributes:
-        cosines: ``(N,)`` of each original and its result.
+        cosines: ``(N,)`` of each original and its result, before verification.
         photographs: ``(N,)`` their images: faces of one photograph are alike.
         originals: ``(N, D)`` of unit length.
+        unseen_cosines: ``(M,)`` the same of faces that it was not trained on.
+        unseen_photographs: ``(M,)`` their images.
     """
 
     cosines: np.ndarray
     photographs: np.ndarray
     originals: np.ndarray
+    unseen_cosines: np.ndarray
+    unseen_photographs: np.ndarray
 
 
 @dataclass
@@ -400,18 +404,9 @@ class FigureMaker:
             reason = reason or "no training faces were judged"
             return {name: null(name, reason, judge=judge) for name in names}
         embeddings = np.asarray(self.evidence.observed[key].embeddings[panel], np.float32)[positions]
-        unseen = reidentification.cosine(self._original_embeddings(panel)[self._face_number(selected)], embeddings)
-        photographs = np.array(self.evidence.subjects.images)[selected]
-        interval = bootstrap_of_difference(
-            (trained.cosines, trained.photographs),
-            (unseen, photographs),
-            self.evidence.settings.bootstrap,
-            self.evidence.rng("memorization"),
-        )
-        gap = float(trained.cosines.mean() - unseen.mean())
         nearest = (embeddings @ trained.originals.T).max(axis=1)
         return {
-            names[0]: figure(names[0], gap, n=len(trained.cosines), interval=interval, judge=judge),
+            names[0]: self._gap(names[0], trained, judge),
             names[1]: figure(
                 names[1],
                 float(nearest.mean()),
@@ -420,6 +415,19 @@ class FigureMaker:
                 judge=judge,
             ),
         }
+
+    def _gap(self, name: str, trained: Trained, judge: str) -> Figure:
+        least = min(len(trained.cosines), len(trained.unseen_cosines))
+        if (reason := self._too_few(least, "faces on one side")) is not None:
+            return null(name, reason, n=least, judge=judge)
+        interval = bootstrap_of_difference(
+            (trained.cosines, trained.photographs),
+            (trained.unseen_cosines, trained.unseen_photographs),
+            self.evidence.settings.bootstrap,
+            self.evidence.rng("memorization"),
+        )
+        gap = float(trained.cosines.mean() - trained.unseen_cosines.mean())
+        return figure(name, gap, n=len(trained.cosines), interval=interval, judge=judge)
 
     def _canaries(self, method: str, panel: Panel) -> Figures:
         """Whether the anonymizer tells which faces were planted; its base model never saw them and can only guess."""

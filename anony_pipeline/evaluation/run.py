@@ -22,8 +22,6 @@ from anony_pipeline.runtime.progress import track
 from anony_pipeline.structures.regions import CATEGORY_IDS, Kind
 
 IMAGES_AT_ONCE = 4
-TRAINING_IMAGES = 8
-"""Training images on which memorization is measured."""
 
 
 @dataclass
@@ -193,24 +191,51 @@ def _asked(method: Method, blind: Sequence[Who]) -> Asked:
     return Asked(PANELS if compared else in_no_loss, PANELS if end_to_end else in_no_loss, blind)
 
 
-def memorized(train: CocoSet, method: Method, judges: Judges, seed: int) -> dict[Panel, Trained]:
-    """What the recognizers see of originals and results on training faces, by panel."""
-    only_faces = Judges(recognizers=judges.recognizers)
+def memorized(
+    train: CocoSet, val: CocoSet, method: Method, judges: Judges, *, most: int, seed: int
+) -> dict[Panel, Trained]:
+    """What the recognizers see of originals and results on training faces and on unseen ones, by panel.
+
+    Args:
+        train: What the anonymizer was trained on.
+        val: What it was not.
+        method: Lets out what a verifier would refuse, which would hide what is memorized.
+        judges: Whose recognizers look.
+        most: At most so many images of either.
+        seed: They are drawn by it.
+    """
+    (before, after, learned), (unseen_before, unseen_after, unseen) = (
+        _faces_of(split, method, judges, most, seed) for split in (train, val)
+    )
+    found: dict[Panel, Trained] = {}
+    for panel in judges.recognizers:
+        originals, results, others, theirs = (
+            np.asarray(seen.embeddings.get(panel, ()), np.float32)
+            for seen in (before, after, unseen_before, unseen_after)
+        )
+        if len(originals) and len(others):
+            cosines, unseen_cosines = (
+                reidentification.cosine(originals, results),
+                reidentification.cosine(others, theirs),
+            )
+            found[panel] = Trained(cosines, learned, originals, unseen_cosines, unseen)
+    return found
+
+
+def _faces_of(
+    split: CocoSet, method: Method, judges: Judges, most: int, seed: int
+) -> tuple[Observed, Observed, np.ndarray]:
+    """The faces of some images before and after a method, and the image of each."""
     before, after = Observed(), Observed()
-    observer = Observer(only_faces)
+    observer = Observer(Judges(recognizers=judges.recognizers))
     photographs: list[int] = []
-    order = seeding.numpy_generator(seed, "memorization").permutation(len(train.images))[:TRAINING_IMAGES]
-    for scenes in batches(_faces_only(scene) for scene in scenes_of(subset(train, sorted(order)))):
+    order = seeding.numpy_generator(seed, "memorization").permutation(len(split.images))[:most]
+    for scenes in batches(_faces_only(scene) for scene in scenes_of(subset(split, sorted(order)))):
         firsts = [0] * len(scenes)
         photographs += [scene.record["id"] for scene in scenes for _ in judged(scene)]
         observer.observe(before, scenes, [Treated(scene.image_rgb) for scene in scenes], firsts)
         observer.observe(after, scenes, method.apply(scenes), firsts)
-    found: dict[Panel, Trained] = {}
-    for panel in judges.recognizers:
-        originals, results = (np.asarray(seen.embeddings[panel], np.float32) for seen in (before, after))
-        if len(originals):
-            found[panel] = Trained(reidentification.cosine(originals, results), np.array(photographs), originals)
-    return found
+    return before, after, np.array(photographs, int)
 
 
 def audited(train: CocoSet, canaries: Sequence[Canary], methods: Mapping[str, Method], judges: Judges) -> Audit:

@@ -37,7 +37,9 @@ METRICS: dict[str, Metric] = {
     "reid_chance": Metric("lower", "chance", "rank-1 of a guess: one over the number of people in the gallery"),
     "tar_at_far_1e2": Metric("lower", "TAR at FAR 1e-2", "verified as the same person at one false accept in 100"),
     "tar_at_far_1e3": Metric("lower", "TAR at FAR 1e-3", "verified as the same person at one false accept in 1,000"),
-    "memorization_gap": Metric("lower", "memorization", "similarity on training faces minus that on val faces"),
+    "memorization_gap": Metric(
+        "lower", "memorization", "similarity on training faces minus that on val faces, unverified"
+    ),
     "canary_auc": Metric(
         "lower",
         "canaries told",

@@ -28,7 +28,7 @@ from anony_pipeline.ops import images
 from anony_pipeline.storage import atomic, manifests
 from anony_pipeline.targets.report import TargetReport
 
-GATES = ("reid_excess", "plate_leak_rate", "map_retention", "coverage", "kid_of_inpaint")
+GATES = ("reid_excess", "plate_leak_rate", "map_retention", "coverage", "kid_of_inpaint", "memorization_gap")
 FORMAT = "anony_pipeline.checkpoint/1"
 
 

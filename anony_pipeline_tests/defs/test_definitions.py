@@ -171,6 +171,7 @@ def test_data_integrity_stops_a_run_and_the_gates_do_not():
         "map_retention",
         "coverage",
         "kid_of_inpaint",
+        "memorization_gap",
     }
 
 

@@ -11,7 +11,7 @@ from anony_pipeline.errors import CheckpointError
 from anony_pipeline.evaluation import baselines, canaries, intervals, report, scorecard
 from anony_pipeline.evaluation.canaries import Canary, membership_auc
 from anony_pipeline.evaluation.methods import Simple
-from anony_pipeline.evaluation.run import Run, audited
+from anony_pipeline.evaluation.run import Run, audited, memorized
 from anony_pipeline.evaluation.schema import ANONYMIZER, FORMAT, Scorecard, Subject
 from anony_pipeline.structures.regions import Kind
 from anony_pipeline_tests.evaluation import street
@@ -65,6 +65,30 @@ def test_with_shuffled_labels_the_same_generator_is_at_chance(train, drawn):
     shuffled = [membership_auc(scores, rng.permutation(audit.planted)) for _ in range(500)]
     assert np.mean(shuffled) == pytest.approx(0.5, abs=0.02)
     assert np.quantile(shuffled, 0.99) < 0.9
+
+
+def test_a_generator_that_gives_back_training_faces_has_a_gap_and_one_that_learned_nothing_has_none(train, tmp_path):
+    val, judges = street.make_street(tmp_path, images_count=24, seed=8), street.make_judges(train)
+    faces = {annotation["id"] for annotation in train.annotations}
+
+    def gap(known):
+        treat = memorizing(known)
+
+        def apply(scene):
+            # The splits' annotations share their numbers: only training images are known.
+            return (treat if scene.record["of"] == "train" else memorizing([])).apply([scene])[0]
+
+        for split, name in ((train, "train"), (val, "val")):
+            for record in split.images:
+                record["of"] = name
+        method = Simple(ANONYMIZER, "ground_truth", apply)
+        seen = memorized(train, val, method, judges, most=12, seed=0)["held_out"]
+        assert len(seen.cosines) == len(seen.unseen_cosines) == 2 * 12
+        return seen.cosines.mean() - seen.unseen_cosines.mean()
+
+    assert gap(faces) > 0.8
+    assert gap(set(sorted(faces)[::2])) > 0.2
+    assert abs(gap(set())) < 0.15
 
 
 def test_only_canaries_are_looked_at_and_every_face_is_replaced(train, drawn):

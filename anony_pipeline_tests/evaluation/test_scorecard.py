@@ -48,7 +48,7 @@ def judged(tmp_path_factory):
             "other_face": baselines.other_face(donors),
             "fit": baselines.fit(donors, load_styles()),
         } | {name: baselines.redaction(name) for name in baselines.REDACTIONS}
-        return known, lambda: (memorized(unified, given, judges, 0), NONE_PLANTED)
+        return known, lambda: (memorized(unified, unified, given, judges, most=8, seed=0), NONE_PLANTED)
 
     checkpoint = Checkpoint(root / "step_000040", config, {"step": 40}, "a" * 64)
     with pytest.MonkeyPatch.context() as patch:
@@ -258,6 +258,7 @@ def row_with(**values):
         "reid_excess": figure("reid_excess", 0.0, n=900, interval=(-0.02, 0.02)),
         "plate_leak_rate": figure("plate_leak_rate", 0.0, n=500, interval=(0.0, 0.007)),
         "kid_of_inpaint": figure("kid_of_inpaint", 0.1),
+        "memorization_gap": figure("memorization_gap", 0.01, n=90, interval=(-0.03, 0.05)),
     }
     return Row(method="anonymizer", boxes="detected", panel="held_out", slice="overall", figures=figures | values)
 
@@ -275,13 +276,28 @@ def test_gates_hold_for_good_figures():
         {"map_retention": figure("map_retention", 0.9)},
         {"coverage": null("coverage", "the judge is blind")},
         {"kid_of_inpaint": figure("kid_of_inpaint", 0.3)},
+        {"memorization_gap": figure("memorization_gap", 0.09, n=90, interval=(0.02, 0.16))},
     ],
-    ids=["excess", "few probes", "wide interval", "lost boxes", "null", "ugly"],
+    ids=["excess", "few probes", "wide interval", "lost boxes", "null", "ugly", "memorized"],
 )
 def test_a_gate_fails_by_its_bound_its_interval_or_a_null(changed):
     failed = [gate for gate in scorecard.gates_of(row_with(**changed), Gates()) if not gate.passed]
     assert [gate.name for gate in failed] == list(changed)
     assert failed[0].reason
+
+
+def test_a_folder_has_no_gate_on_training_that_nobody_knows():
+    names = [[gate.name for gate in scorecard.gates_of(row_with(), Gates(), kind)] for kind in ("checkpoint", "folder")]
+    assert names[0] == [*names[1], "memorization_gap"]
+
+
+def test_a_gate_that_an_earlier_run_did_not_know_fails_until_all_is_judged_anew(whole, alone):
+    (card, _), (renewed, _) = whole, alone
+    earlier = card.model_copy(update={"gates": card.gates[:-1]})
+    gates = scorecard.merged(earlier, renewed).gates
+    assert gates[:-1] == card.gates[:-1]
+    assert (gates[-1].name, gates[-1].passed) == ("memorization_gap", False)
+    assert "only some styles" in gates[-1].reason
 
 
 def test_a_figure_is_a_value_or_a_reason():

@@ -114,7 +114,7 @@ def assert_heard_again(checkpoint, settings, canaries, train):
     generator = tiny.make_generator(settings)
     lora.load_adapters(generator, checkpoint.folder / "adapters")
     judges = Judges({"held_out": tiny.ColorRecognizer()})
-    heard = scorecard._audit(settings, checkpoint, generator.eval(), judges, train)
+    _, heard = scorecard._of_training(settings, checkpoint, generator.eval(), judges, train)
     order = {annotation["id"]: place for place, annotation in enumerate(train.annotations)}
     assert heard.planted.tolist() == [c.planted for c in sorted(canaries, key=lambda c: order[c.annotation_id])]
     adapted, base = (heard.cosines[name, "held_out"] for name in ("anonymizer", "base"))

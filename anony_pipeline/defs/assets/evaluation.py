@@ -114,6 +114,7 @@ GATES = {
     "map_retention": "mAP of the held-out detector over that on the originals",
     "coverage": "regions covered by half or more, on detected boxes",
     "kid_of_inpaint": "KID over that of OpenCV's inpainting",
+    "memorization_gap": "similarity on training faces minus that on val faces, upper bound of the interval",
 }
 """Check name -> what it asks. The bounds are the configuration's `evaluation.gates`."""
 
