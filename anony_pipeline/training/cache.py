@@ -5,28 +5,30 @@ name when it is complete, so that a killed run leaves nothing that could be take
 """
 
 import dataclasses
+import itertools
 import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import numpy as np
 import torch
+from upath import UPath
 
 from anony_pipeline.anonymize.verifying import PLATE_MARGIN
 from anony_pipeline.config.schema import Config
-from anony_pipeline.datasets.coco import CocoSet
+from anony_pipeline.datasets.coco import CocoSet, regions_of
 from anony_pipeline.errors import DatasetError
 from anony_pipeline.models.generator import Encoded
 from anony_pipeline.models.recognizer import INPUT_SIZE, alignment
 from anony_pipeline.ops import crops, images, masks
-from anony_pipeline.runtime import progress
 from anony_pipeline.storage import atomic, disk, manifests, private
 from anony_pipeline.structures import boxes
 from anony_pipeline.structures.regions import CATEGORY_IDS, Kind, Region
+from anony_pipeline.targets import parallel
 from anony_pipeline.targets.faces import face_size_hw
 from anony_pipeline.targets.plates import plate_size_hw
 from anony_pipeline.targets.store import TargetRecord, TargetStore, key_of
@@ -349,8 +351,46 @@ def _write(config: Config, coco: CocoSet, records: Sequence[TargetRecord], folde
         manifests.write(part, {"format": FORMAT})
 
 
+@dataclass(frozen=True)
+class _Crop:
+    """One crop to write.
+
+    Attributes:
+        index: Its place in the arrays of its kind.
+        record: Its target.
+        annotation: Its region's record.
+    """
+
+    index: int
+    record: TargetRecord
+    annotation: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Image:
+    """One image and all that is written of it, by whichever process takes it.
+
+    Attributes:
+        index: Its place in the arrays of whole images.
+        file: The photograph.
+        image: Its record in the COCO file.
+        annotations: The records of all its regions.
+        crops: Those that are trained on.
+        folder: Where the arrays lie.
+        store: Where the targets lie.
+    """
+
+    index: int
+    file: Path | UPath
+    image: dict[str, Any]
+    annotations: list[dict[str, Any]]
+    crops: list[_Crop]
+    folder: Path
+    store: TargetStore
+
+
 class _Writer:
-    """Fills the arrays of one cache in one pass over the images."""
+    """Fills the arrays of one cache, image by image, in as many processes as there are cores."""
 
     def __init__(self, config: Config, coco: CocoSet, records: Sequence[TargetRecord], folder: Path) -> None:
         self.coco, self.folder, self.edge = coco, folder, config.training.detector_image_px
@@ -358,8 +398,6 @@ class _Writer:
         self.sizes = {Kind.FACE: face_size_hw(config), Kind.PLATE: plate_size_hw(config)}
         self.records = sorted(records, key=lambda record: record.annotation_id)
         self.counts = {kind: sum(record.kind == kind.value for record in records) for kind in Kind}
-        self.rows: dict[Kind, list[SampleRow]] = {kind: [] for kind in Kind}
-        self.wholes: list[DetectorImage] = []
 
     def total_bytes(self) -> int:
         crop_bytes = sum(
@@ -369,71 +407,91 @@ class _Writer:
         return crop_bytes + len(self.coco.images) * self.edge**2 * 6
 
     def write(self) -> None:
-        arrays = {kind: self._arrays(kind) for kind in Kind if self.counts[kind]}
-        shape = (len(self.coco.images), self.edge, self.edge, 3)
-        originals, filled = self._array("images", shape), self._array("images_filled", shape)
+        for kind in Kind:
+            count, (height, width) = self.counts[kind], self.sizes[kind]
+            for name in _names(kind) if count else ():
+                self._reserve(f"{kind.value}_{name}", (count, height, width, *(() if name == "masks" else (3,))))
+        for name in ("images", "images_filled"):
+            self._reserve(name, (len(self.coco.images), self.edge, self.edge, 3))
+        rows: dict[Kind, list[SampleRow]] = {kind: [] for kind in Kind}
+        wholes: list[DetectorImage] = []
+        for samples, whole in parallel.each(_write_image, self._jobs(), "training samples"):
+            for kind, row in samples:
+                rows[kind].append(row)
+            wholes.append(whole)
+        for kind in Kind:
+            if rows[kind]:
+                self._json(kind.value, [dataclasses.asdict(row) for row in rows[kind]])
+        self._json("images", [dataclasses.asdict(row) for row in wholes])
+
+    def _jobs(self) -> list[_Image]:
         annotations = {annotation["id"]: annotation for annotation in self.coco.annotations}
-        regions = self.coco.regions_by_image()
         by_image: dict[int, list[TargetRecord]] = {}
         for record in self.records:
             by_image.setdefault(annotations[record.annotation_id]["image_id"], []).append(record)
-        for image in progress.track(self.coco.images, "training samples"):
-            pixels = images.read(self.coco.image_file(image))
-            mine = regions.get(image["id"], [])
-            pasted = pixels
-            for record in by_image.get(image["id"], []):
-                pasted = self._sample(arrays, record, annotations[record.annotation_id], image, pixels, pasted, mine)
-            self._whole(originals, filled, image, pixels, pasted)
-        for kind, rows in self.rows.items():
-            if rows:
-                self._json(kind.value, [dataclasses.asdict(row) for row in rows])
-        self._json("images", [dataclasses.asdict(row) for row in self.wholes])
+        next_of = {kind: itertools.count() for kind in Kind}
+        return [
+            _Image(
+                index,
+                self.coco.image_file(image),
+                image,
+                self.coco.annotations_by_image[image["id"]],
+                [
+                    _Crop(next(next_of[Kind(record.kind)]), record, annotations[record.annotation_id])
+                    for record in by_image.get(image["id"], [])
+                ],
+                self.folder,
+                self.store,
+            )
+            for index, image in enumerate(self.coco.images)
+        ]
 
-    def _sample(
-        self,
-        arrays: dict[Kind, dict[str, np.ndarray]],
-        record: TargetRecord,
-        annotation: dict[str, Any],
-        image: dict[str, Any],
-        pixels: np.ndarray,
-        pasted: np.ndarray,
-        regions: list[Region],
-    ) -> np.ndarray:
-        kind = Kind(record.kind)
-        size_hw, into = self.sizes[kind], arrays[kind]
-        index = len(self.rows[kind])
-        region = Region.from_coco(annotation, image.get("plate_style"))
-        original, mask = crops.cut(pixels, record.window, size_hw), masks.crop_mask(regions, record.window, size_hw)
-        into["originals"][index], into["masks"][index] = original, mask
-        target = original if record.method == CANARY else self.store.read(record.target_file)
-        # Outside the mask the generator can only give back the original: a fitted plate's rim must not ask for more.
-        into["targets"][index] = np.where(mask[..., None] > 0, target, original)
-        if record.anchor_file is not None:
-            into["anchors"][index] = self.store.read(record.anchor_file)
-        self.rows[kind].append(sample_row(region, regions, image, annotation, record.window, size_hw, record.serial))
-        own = masks.region_mask([region], pixels.shape[:2])
-        return crops.paste(pasted, target, record.window, own)
-
-    def _whole(
-        self, originals: np.ndarray, filled: np.ndarray, image: dict[str, Any], pixels: np.ndarray, pasted: np.ndarray
-    ) -> None:
-        index = len(self.wholes)
-        annotations = self.coco.annotations_by_image[image["id"]]
-        originals[index], row = letterboxed(pixels, image, annotations, self.edge)
-        filled[index], _ = letterboxed(pasted, image, annotations, self.edge)
-        self.wholes.append(row)
-
-    def _arrays(self, kind: Kind) -> dict[str, np.ndarray]:
-        count, (height, width) = self.counts[kind], self.sizes[kind]
-        names = ["originals", "targets", *(["anchors"] if kind is Kind.PLATE else [])]
-        arrays = {name: self._array(f"{kind.value}_{name}", (count, height, width, 3)) for name in names}
-        return {**arrays, "masks": self._array(f"{kind.value}_masks", (count, height, width))}
-
-    def _array(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
-        return np.lib.format.open_memmap(self.folder / f"{name}.npy", mode="w+", dtype=np.uint8, shape=shape)
+    def _reserve(self, name: str, shape: tuple[int, ...]) -> None:
+        np.lib.format.open_memmap(self.folder / f"{name}.npy", mode="w+", dtype=np.uint8, shape=shape).flush()
 
     def _json(self, name: str, rows: list[dict[str, Any]]) -> None:
         atomic.write_json(self.folder / f"{name}.json", rows, mode=0o600)
+
+
+def _names(kind: Kind) -> tuple[str, ...]:
+    return ("originals", "targets", "masks", *(("anchors",) if kind is Kind.PLATE else ()))
+
+
+def _write_image(job: _Image) -> tuple[list[tuple[Kind, SampleRow]], DetectorImage]:
+    """Write an image and its crops to their places; returns what is known of them."""
+    pixels = images.read(job.file)
+    regions = regions_of(job.image, job.annotations)
+    rows: list[tuple[Kind, SampleRow]] = []
+    pasted = pixels
+    for crop in job.crops:
+        row, pasted = _write_crop(job, crop, pixels, pasted, regions)
+        rows.append((Kind(crop.record.kind), row))
+    originals, filled = (_array(job.folder / f"{name}.npy", "r+") for name in ("images", "images_filled"))
+    edge = originals.shape[1]
+    originals[job.index], whole = letterboxed(pixels, job.image, job.annotations, edge)
+    filled[job.index], _ = letterboxed(pasted, job.image, job.annotations, edge)
+    return rows, whole
+
+
+def _write_crop(
+    job: _Image, crop: _Crop, pixels: np.ndarray, pasted: np.ndarray, regions: list[Region]
+) -> tuple[SampleRow, np.ndarray]:
+    """Write one crop; returns what is known of it, and the image with its target pasted in, too."""
+    record, kind = crop.record, Kind(crop.record.kind)
+    into = {name: _array(job.folder / f"{kind.value}_{name}.npy", "r+") for name in _names(kind)}
+    height, width = into["masks"].shape[1:]
+    region = Region.from_coco(crop.annotation, job.image.get("plate_style"))
+    original = crops.cut(pixels, record.window, (height, width))
+    mask = masks.crop_mask(regions, record.window, (height, width))
+    into["originals"][crop.index], into["masks"][crop.index] = original, mask
+    target = original if record.method == CANARY else job.store.read(record.target_file)
+    # Outside the mask the generator can only give back the original: a fitted plate's rim must not ask for more.
+    into["targets"][crop.index] = np.where(mask[..., None] > 0, target, original)
+    if record.anchor_file is not None:
+        into["anchors"][crop.index] = job.store.read(record.anchor_file)
+    row = sample_row(region, regions, job.image, crop.annotation, record.window, (height, width), record.serial)
+    own = masks.region_mask([region], pixels.shape[:2])
+    return row, crops.paste(pasted, target, record.window, own)
 
 
 def letterboxed(
@@ -493,8 +551,8 @@ def _open(folder: Path, key: str) -> TrainingData:
     return TrainingData(samples, detector, key)
 
 
-def _array(path: Path) -> np.ndarray:
-    return np.load(path, mmap_mode="r", allow_pickle=False)
+def _array(path: Path, mode: Literal["r", "r+"] = "r") -> np.ndarray:
+    return np.load(path, mmap_mode=mode, allow_pickle=False)
 
 
 def _tuples(value: Any) -> Any:  # noqa: ANN401 - any JSON value

@@ -11,6 +11,7 @@ from anony_pipeline.models.reader import INPUT_HW
 from anony_pipeline.models.recognizer import align
 from anony_pipeline.ops import crops, images, masks
 from anony_pipeline.structures.regions import Kind, Region
+from anony_pipeline.targets import faces, parallel, plates
 from anony_pipeline.training import cache
 from anony_pipeline.training.objective import crop_plates
 from anony_pipeline_tests.training import tiny
@@ -52,6 +53,25 @@ def test_a_second_opening_reads_the_same_cache_and_makes_nothing(data, config, t
     assert again.key == data.key
     assert again.samples[Kind.FACE].rows == data.samples[Kind.FACE].rows
     assert again.detector.rows == data.detector.rows
+
+
+@pytest.mark.slow
+def test_several_processes_write_the_same_cache_as_one(data, config, tiny_root, tmp_path, monkeypatch):
+    monkeypatch.setattr(parallel, "WORTH_IT", 1)
+    monkeypatch.setattr(parallel, "_cores", lambda: 2)
+    monkeypatch.setattr(parallel, "AT_ONCE", 1)
+    settings = config(paths__cache=str(tmp_path))
+    coco = tiny.coco.load(tiny_root / "unified_train.json")
+    records = faces.make_face_targets(settings, coco, recognizer=tiny.ColorRecognizer()).records
+    records += plates.make_plate_targets(settings, coco, ["FR"])["FR"].records
+    together = cache.build(settings, coco, records)
+    assert together.key == data.key
+    assert together.detector.rows == data.detector.rows
+    np.testing.assert_array_equal(together.detector.filled, data.detector.filled)
+    for kind, samples in data.samples.items():
+        assert together.samples[kind].rows == samples.rows
+        for name in ("originals", "targets", "masks"):
+            np.testing.assert_array_equal(getattr(together.samples[kind], name), getattr(samples, name))
 
 
 def test_the_cache_is_private(data, config):
