@@ -11,7 +11,7 @@ from rich.table import Table
 
 from anony_pipeline.doctor import Finding
 from anony_pipeline.errors import CheckpointError
-from anony_pipeline.evaluation.schema import METRICS, READABLE, Figure, Row, Scorecard, first_mistake
+from anony_pipeline.evaluation.schema import ANONYMIZER, METRICS, READABLE, Figure, Row, Scorecard, first_mistake
 
 if TYPE_CHECKING:  # both load more than a table needs
     from anony_pipeline.anonymize.folder import FolderReport
@@ -66,9 +66,15 @@ def scorecard(card: Scorecard) -> list[Table | str]:
     notes: dict[str, int] = {}
     for row in card.rows:
         if row.slice == "overall" and row.panel == "held_out":
-            table.add_row(row.method, row.boxes.replace("_", " "), *(_cell(row, metric, notes) for metric in COLUMNS))
+            of_folder = card.subject.kind == "folder" and row.method == ANONYMIZER
+            name, boxes = ("the folder's images", "") if of_folder else (row.method, row.boxes.replace("_", " "))
+            table.add_row(name, boxes, *(_cell(row, metric, notes) for metric in COLUMNS))
     parts: list[Table | str] = [table]
     parts += [f"  [{number}] {reason}" for reason, number in notes.items()]
+    ours = card.row()
+    told = ours.figures.get("canary_auc") if ours is not None else None
+    if told is not None and told.value is not None:
+        parts += [f"  canaries told apart: {_with_interval(told)} of {told.n}; a guess is {told.chance}"]
     return [*parts, "", _gates(card)]
 
 

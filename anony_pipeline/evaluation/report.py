@@ -1,4 +1,4 @@
-"""The scorecard as one self-contained page, and as a table on the terminal. Aggregates and procedural pictures only."""
+"""The scorecard as one self-contained page. Aggregates and procedural pictures only."""
 
 import base64
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,6 @@ import cv2
 import jinja2
 import numpy as np
 from markupsafe import Markup
-from rich.table import Table
 
 from anony_pipeline.evaluation import plots
 from anony_pipeline.evaluation.schema import ANONYMIZER, METRICS, OVERALL, REAL_HALVES, Figure, Panel, Row, Scorecard
@@ -29,7 +28,7 @@ HEADLINE = (
     "kid",
     "coverage",
 )
-"""The columns of the first table, and of the terminal's."""
+"""The columns of the first table."""
 
 PRIVACY = {
     "Singling out": (
@@ -104,37 +103,6 @@ def title_of_slice(name: str) -> str:
     group, _, value = name.partition(":")
     value = {"face": "faces", "license_plate": "plates"}.get(value, value)
     return f"{SLICES.get(group, group)} {value}{' px' * (group == 'size')}"
-
-
-def scorecard_table(card: Scorecard) -> Table:
-    """The overall figures by the held-out judges, for the terminal."""
-    table = Table(title=f"{card.name}: {card.subject.checkpoint}", caption=_caption(card))
-    table.add_column("method", no_wrap=True)
-    for name in HEADLINE:
-        arrow = "↑" if METRICS[name].better == "higher" else "↓"
-        table.add_column(f"{METRICS[name].title} {arrow}", justify="right")
-    for row in overall_rows(card):
-        cells = [_plain(row.figures.get(name)) for name in HEADLINE]
-        table.add_row(title_of(row, card.subject.kind), *cells, style="bold" if row.method == ANONYMIZER else None)
-    return table
-
-
-def _plain(figure: Figure | None) -> str:
-    if figure is None:
-        return ""
-    return "null" if figure.value is None else number(figure.value)
-
-
-def _caption(card: Scorecard) -> str:
-    lines = [f"gate {g.name}: {'holds' if g.passed else f'fails, {g.reason}'}" for g in card.gates]
-    lines += [f"{key}: {judge.blind}" for key, judge in card.judges.items() if judge.blind]
-    row = card.row()
-    told = row.figures.get("canary_auc") if row is not None else None
-    if told is not None and told.value is not None:
-        lines.append(f"canaries told apart: {_with_interval(told)} of {told.n}; a guess is {told.chance}")
-    if not card.overall_of_this_run:
-        lines.append("the overall rows are not of this run")
-    return "\n".join(lines)
 
 
 def _with_interval(figure: Figure) -> str:

@@ -5,6 +5,7 @@ import shutil
 import numpy as np
 import pytest
 
+from anony_pipeline import printing
 from anony_pipeline.anonymize.anonymizer import Anonymizer
 from anony_pipeline.anonymize.filling import Filler
 from anony_pipeline.anonymize.loading import Checkpoint
@@ -316,6 +317,15 @@ def test_a_file_that_is_no_scorecard_is_refused(tmp_path):
 
 
 def test_the_terminal_table_shows_null_as_null(alone):
-    table = report.scorecard_table(alone[0])
+    table, *notes = printing.scorecard(alone[0])
     assert table.row_count == 1
-    assert all(next(iter(column.cells)) in ("null", "") for column in table.columns[1:])
+    cells = [next(iter(column.cells)) for column in table.columns]
+    assert cells[:2] == ["anonymizer", "detected"]
+    assert all("[1]" in cell or not cell for cell in cells[2:])
+    assert notes[0] == "  [1] not of this run: only some styles were judged"
+
+
+def test_the_terminal_names_a_folder_and_not_an_anonymizer_that_nobody_saw(alone):
+    card = alone[0].model_copy(update={"subject": alone[0].subject.model_copy(update={"kind": "folder"})})
+    table, *_ = printing.scorecard(card)
+    assert [next(iter(column.cells)) for column in table.columns][:2] == ["the folder's images", ""]
