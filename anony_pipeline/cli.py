@@ -33,7 +33,16 @@ Configs = Annotated[
     list[str], typer.Option("--config", help="YAML layer; give it several times, later ones win.", show_default=False)
 ]
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="Override one key: --set loss.adv_weight=0.05")]
-Output = Annotated[Path, typer.Option("--output", help="Folder for the results.")]
+
+
+def _writable(folder: Path) -> Path:
+    from anony_pipeline.storage import locations
+
+    locations.writable(folder)
+    return folder
+
+
+Output = Annotated[Path, typer.Option("--output", callback=_writable, help="Folder for the results.")]
 
 
 class Mode(StrEnum):

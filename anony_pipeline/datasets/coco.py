@@ -117,27 +117,32 @@ def load(path: AnyPath) -> CocoSet:
     return checked(content, location)
 
 
-def checked(content: Any, location: UPath | Path) -> CocoSet:  # noqa: ANN401 - anything that JSON can say
+def checked(
+    content: Any,  # noqa: ANN401 - anything that JSON can say
+    location: UPath | Path,
+    what: str = "the unified file",
+    do: str = "mend the file, or remove it and make it anew: `anony unify`",
+) -> CocoSet:
     """Check the content of a unified file.
 
     Args:
         content: What the JSON says.
         location: Where it was read from.
+        what: What it is called in an error.
+        do: What mends it.
 
     Raises:
         DatasetError: See `load`.
     """
     if not isinstance(content, dict):
-        raise DatasetError("the unified file must be a JSON object", where=location, got=type(content).__name__)
+        raise DatasetError(f"{what} must be a JSON object", where=location, got=type(content).__name__)
     if problems := _problems(content):
         more = f"\n  ... and {len(problems) - PROBLEMS_NAMED} more" if len(problems) > PROBLEMS_NAMED else ""
         raise DatasetError(
-            "the unified file is not COCO of faces and licence plates:\n  "
-            + "\n  ".join(problems[:PROBLEMS_NAMED])
-            + more,
+            f"{what} is not COCO of faces and licence plates:\n  " + "\n  ".join(problems[:PROBLEMS_NAMED]) + more,
             where=location,
             allowed="images, annotations, and the categories 1 face and 2 license_plate",
-            do="mend the file, or remove it and make it anew: `anony unify`",
+            do=do,
         )
     return CocoSet(location, content.get("info", {}), content["images"], content["annotations"])
 

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -93,6 +92,7 @@ class Evidence:
         settings: Floors, samples, resamples.
         seed: Of the bootstrap.
         references: Statistics of the originals' features; None if no features are judged.
+        widerface: The lists of WIDERFace's own protocol; None if they are not given.
         attacked: What trained attackers reached, by method key and attack.
         memorized: What recognizers saw of training faces, by panel; empty if not measured.
         audit: What they saw of planted canaries, or why there is nothing.
@@ -113,6 +113,7 @@ class Evidence:
     memorized: dict[Panel, Trained] = field(default_factory=dict)
     audit: Audit | str = NONE_PLANTED
     references: References | None = None
+    widerface: widerface_protocol.Truth | None = None
     attacked: dict[str, dict[str, Outcome]] = field(default_factory=dict)
 
     def rng(self, stream: str) -> np.random.Generator:
@@ -154,8 +155,7 @@ class FigureMaker:
         """Keep the evidence, and ask the judges for their proofs."""
         self.evidence = evidence
         self.floors = evidence.settings.floors
-        folder = evidence.settings.widerface_ground_truth
-        self.widerface = widerface_protocol.load(Path(folder)) if folder is not None else None
+        self.widerface = evidence.widerface
         self._scores: dict[tuple[str, Panel, str], detection.DetectionScores] = {}
         self._thresholds: dict[tuple[Panel, float], float | None] = {}
         self._inpainted: dict[tuple[str, tuple[str, ...]], float] = {}

@@ -5,9 +5,10 @@ import json
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
+import numpy as np
 from upath import UPath
 
 from anony_pipeline.config import loading
@@ -69,6 +70,8 @@ def evaluate(
     """
     found = scorecard.limited(read_boxes(boxes_file, originals), config.evaluation.max_images)
     pairs = pair(found, originals, anonymized)
+    _in_place(found, originals, boxes_file)
+    locations.writable(output)
     judges = load_without_checkpoint(config, devices.choose_device(config.device))
     methods: dict[str, Method] = {f"{ANONYMIZER}/detected": Given(pairs)}
     methods |= {name: _baseline(name, config, found) for name in config.evaluation.baselines if name in BASELINES}
@@ -158,7 +161,8 @@ def read_boxes(path: Path, originals: Path) -> CocoSet:
         "annotations": annotations,
         "categories": coco.CATEGORIES,
     }
-    found = coco.checked(document, location)
+    found = coco.checked(document, location, "the file of boxes", "mend the file")
+    _none_outside(found, path)
     if not found.annotations:
         raise DatasetError(
             "the file of boxes has no region, so there is nothing to judge",
@@ -167,6 +171,20 @@ def read_boxes(path: Path, originals: Path) -> CocoSet:
             do="give the file that says where faces and licence plates are in the originals",
         )
     return found
+
+
+def _none_outside(found: CocoSet, where: Path) -> None:
+    """Names that lead out of the folder would show originals as if they were anonymized."""
+    names = [image["file_name"] for image in found.images]
+    leading = [name for name in names if PurePath(name).is_absolute() or ".." in PurePath(name).parts]
+    if leading:
+        raise DatasetError(
+            f"{len(leading)} of {len(names)} images lie outside the folders",
+            where=where,
+            got=_few(leading),
+            allowed="file names relative to --originals and --anonymized, without ..",
+            do="write the names as they stand below the folders",
+        )
 
 
 def _kind_of(name: str, where: UPath | Path) -> Kind:
@@ -228,6 +246,33 @@ def pair(found: CocoSet, originals: Path, anonymized: Path) -> dict[str, Path]:
             do="anonymize without resizing, or resize the originals and their boxes alike",
         )
     return pairs
+
+
+def _in_place(found: CocoSet, originals: Path, where: Path) -> None:
+    """Boxes of images in another size, or beyond their image, would be judged in the wrong places."""
+    sizes = {image["id"]: image_headers.upright_size(originals / image["file_name"]) for image in found.images}
+    resized = []
+    for image in found.images:
+        said, (width, height) = (image.get("width"), image.get("height")), sizes[image["id"]]
+        if None not in said and said != (width, height):
+            resized.append(f"{image['file_name']}: {width} x {height} and {said[0]} x {said[1]} px")
+    if resized:
+        raise DatasetError(
+            f"{len(resized)} of {len(found)} originals have another size than the file of boxes says",
+            where=where,
+            got=_few(resized),
+            do="give the boxes of the images as they are, upright by their EXIF orientation",
+        )
+    places = boxes.xywh_to_xyxy([annotation["bbox"] for annotation in found.annotations])
+    ends = np.array([sizes[annotation["image_id"]] * 2 for annotation in found.annotations], np.float32)
+    beyond = [found.annotations[i] for i in np.flatnonzero(boxes.area(np.clip(places, 0, ends)) == 0)]
+    if beyond:
+        raise DatasetError(
+            f"{len(beyond)} of {len(found.annotations)} boxes lie beyond their images",
+            where=where,
+            got=_few([f"annotation {annotation['id']}: {annotation['bbox']}" for annotation in beyond]),
+            do="mend the boxes: x, y, width and height in pixels",
+        )
 
 
 def _counterpart(path: Path) -> Path | None:

@@ -9,7 +9,7 @@ import numpy as np
 from anony_pipeline.config.schema import Config
 from anony_pipeline.datasets import loaders
 from anony_pipeline.datasets.coco import CocoSet
-from anony_pipeline.evaluation import attacks, reidentification
+from anony_pipeline.evaluation import attacks, reidentification, widerface_protocol
 from anony_pipeline.evaluation.canaries import NONE_PLANTED, Audit, Canary
 from anony_pipeline.evaluation.figures import Evidence, FigureMaker, Trained
 from anony_pipeline.evaluation.judges import PANELS, Judges
@@ -58,6 +58,8 @@ class Run:
         self.subjects = Subjects()
         self.originals = Observed()
         self.observed = {key: Observed() for key in self.methods}
+        lists = config.evaluation.widerface_ground_truth
+        self.widerface = widerface_protocol.load(Path(lists)) if lists is not None else None
         self.references: References | None = None
         self.pictures: list[Picture] = []
         self._procedural = {source.name for source in config.data.sources if source.ground_truth is not None}
@@ -176,6 +178,7 @@ class Run:
             present=present,
             detects={panel: detector.kinds for panel, detector in self.judges.detectors.items()},
             references=self.references,
+            widerface=self.widerface,
         )
 
 

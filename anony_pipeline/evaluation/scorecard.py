@@ -52,7 +52,7 @@ from anony_pipeline.ops import images
 from anony_pipeline.plates.styles import configured_styles
 from anony_pipeline.runtime import device as devices
 from anony_pipeline.runtime import seeding
-from anony_pipeline.storage import atomic, manifests
+from anony_pipeline.storage import atomic, locations, manifests
 from anony_pipeline.structures.regions import Kind
 
 NAME = "scorecard.json"
@@ -93,6 +93,7 @@ def evaluate(
         WeightsError: If a judge is not there.
     """
     folder = UPath(output if output is not None else config.paths.outputs)
+    locations.writable(folder)
     opened = loading.open_checkpoint(Path(str(checkpoint)), config)
     device = devices.choose_device(config.device)
     judges = load_judges(config, opened, device)

@@ -61,6 +61,26 @@ def local_folder(path: AnyPath, key: str) -> Path:
     return Path(str(place))
 
 
+def writable(path: UPath | Path) -> None:
+    """Refuse early a folder in which nothing could be written in the end; one that is not there yet may be made.
+
+    Raises:
+        ConfigError: If a file stands in its way, or the rights are missing. Remote stores are not asked.
+    """
+    if not is_local(path):
+        return
+    place = Path(str(path)).absolute()
+    there = next(parent for parent in (place, *place.parents) if parent.exists())
+    if there.is_dir() and os.access(there, os.W_OK | os.X_OK):
+        return
+    raise ConfigError(
+        "nothing can be written into this folder",
+        where=path,
+        got=f"{there} may not be written" if there.is_dir() else f"{there} is a file",
+        do="name another folder",
+    )
+
+
 def local_copy(path: UPath | Path, cache: Path) -> Path:
     """Return a file of this machine with the bytes of ``path``, fetching it into ``cache`` if it lies elsewhere.
 

@@ -111,6 +111,14 @@ def test_unify_writes_the_set_and_says_what_is_in_it(tmp_path):
     assert "pp4av" in result.output
 
 
+@pytest.mark.parametrize("command", [["unify"], ["streetscape"], ["anonymize", "x", "--checkpoint", "y"]])
+def test_an_output_with_a_file_in_its_way_is_refused_first(command, tmp_path):
+    (tmp_path / "file").write_text("")
+    result = invoke(*command, "--output", tmp_path / "file" / "below")
+    assert isinstance(result.exception, ConfigError)
+    assert f"{tmp_path / 'file'} is a file" in str(result.exception)
+
+
 def test_unify_wants_at_least_one_source(tmp_path):
     result = invoke("unify", "--output", tmp_path)
     assert result.exit_code == 2

@@ -157,6 +157,31 @@ def spoil_file(root, content):
     return "no such file of boxes"
 
 
+def spoil_number(root, content):
+    annotations = [{**content["annotations"][0], "bbox": [1, 2, -3, 4]}, *content["annotations"][1:]]
+    (root / "boxes.json").write_text(json.dumps({**content, "annotations": annotations}))
+    return "the file of boxes is not COCO of faces and licence plates"
+
+
+def spoil_place(root, content):
+    annotations = [{**content["annotations"][0], "bbox": [500, 20, 30, 30]}, *content["annotations"][1:]]
+    (root / "boxes.json").write_text(json.dumps({**content, "annotations": annotations}))
+    return f"1 of {len(annotations)} boxes lie beyond their images"
+
+
+def spoil_scale(root, content):
+    images_ = [{**image, "width": 400, "height": 240} for image in content["images"]]
+    (root / "boxes.json").write_text(json.dumps({**content, "images": images_}))
+    return "24 of 24 originals have another size than the file of boxes says"
+
+
+def spoil_name(root, content):
+    first, *rest = content["images"]
+    leading = {**first, "file_name": f"../originals/{first['file_name']}"}
+    (root / "boxes.json").write_text(json.dumps({**content, "images": [leading, *rest]}))
+    return "1 of 24 images lie outside the folders"
+
+
 def spoil_image(root, content):
     (root / "anonymized" / "004.png").write_bytes(b"")
     return "empty"
@@ -170,6 +195,28 @@ def test_bad_input_is_refused_with_the_reason(copy, monkeypatch, spoil):
         judge(root, monkeypatch)
     assert message in str(error.value)
     assert not (root / "output").exists()
+
+
+@pytest.mark.parametrize("below", ["", "below"])
+def test_an_output_that_cannot_be_written_is_refused_before_anybody_looks(given, monkeypatch, tmp_path, below):
+    root, _ = given
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setattr(folders, "load_without_checkpoint", lambda *_: pytest.fail("judges were loaded"))
+    with pytest.raises(ConfigError, match="is a file"):
+        folders.evaluate(
+            folders.configuration([], SETTINGS),
+            root / "originals",
+            root / "anonymized",
+            root / "boxes.json",
+            tmp_path / "file" / below,
+        )
+
+
+def test_lists_of_a_protocol_that_are_missing_are_named_before_anybody_looks(given, monkeypatch):
+    root, _ = given
+    monkeypatch.setattr(folders.Run, "look", lambda _: pytest.fail("judges looked"))
+    with pytest.raises(DatasetError, match="ground truth can't be read"):
+        judge(root, monkeypatch, settings=[*SETTINGS, "evaluation.widerface_ground_truth=nowhere"])
 
 
 @pytest.mark.parametrize(
