@@ -23,6 +23,8 @@ from anony_pipeline.structures.regions import CATEGORY_IDS, KINDS_BY_CATEGORY, R
 FORMAT = "anony_pipeline.unified/1"
 CATEGORIES = [{"id": number, "name": kind.value, "supercategory": "region"} for kind, number in CATEGORY_IDS.items()]
 PROBLEMS_NAMED = 5
+LEAST_AREA_PX = 0.01
+"""Of a plate's four corners: less is a line, along which rounding alone leaves an area."""
 
 Record = dict[str, Any]
 
@@ -221,7 +223,17 @@ def _annotation_mistake(annotation: Record, known_images: set[Any]) -> str | Non
         points: Any = annotation.get(name) or [[0, 0]] * count
         if not isinstance(points, list) or len(points) != count or not all(_are_numbers(point, 2) for point in points):
             return f"{name} must be {count} points x, y: got {points!r}"
+    # No crop can be turned or straightened by what has no extent.
+    if annotation.get("landmarks") and len({tuple(point) for point in annotation["landmarks"]}) == 1:
+        return f"landmarks must not be one and the same point: got {annotation['landmarks']!r}"
+    if annotation.get("quad") and _area(annotation["quad"]) < LEAST_AREA_PX:
+        return f"quad must enclose an area: got {annotation['quad']!r}"
     return None
+
+
+def _area(quad: Sequence[Sequence[float]]) -> float:
+    """Of four corners in their order, by Gauss's formula."""
+    return abs(sum(x0 * y1 - x1 * y0 for (x0, y0), (x1, y1) in zip(quad, [*quad[1:], quad[0]], strict=True))) / 2
 
 
 def _are_numbers(values: object, count: int) -> bool:

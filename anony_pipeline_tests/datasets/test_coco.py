@@ -89,6 +89,8 @@ def test_a_remote_root_gives_remote_files(tmp_path):
         (content(annotations=[{**FACE, "landmarks": [[1, 2]] * 4}]), r"annotations\[0\]: landmarks must be 5 points"),
         (json.dumps(content(annotations=[{**FACE, "landmarks": [[1, float("nan")]] * 5}])), r"landmarks must be .*nan"),
         (content(annotations=[{**PLATE, "quad": [[1, 2, 3]] * 4}]), r"annotations\[0\]: quad must be 4 points"),
+        (content(annotations=[{**FACE, "landmarks": [[1, 2]] * 5}]), r"annotations\[0\]: landmarks must not be one"),
+        (content(annotations=[{**PLATE, "quad": [[1, 2], [3, 4], [5, 6], [7, 8]]}]), r"quad must enclose an area"),
         (content(annotations=[{**FACE, "id": n, "category_id": 0} for n in range(9)]), "and 4 more"),
     ],
 )
