@@ -216,7 +216,7 @@ class Costs:
     """What each action of joint training takes; asked after each one, as `should_stop` is."""
 
     def __init__(self, device: torch.device) -> None:
-        self.device, self.begun = device, False
+        self.device, self.begun, self.counts_memory = device, False, True
         self.seconds: list[float] = []
         self.peaks_gb: list[float] = []
 
@@ -236,8 +236,11 @@ class Costs:
     def _restart(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
-        elif platform.system() == "Linux":
-            Path("/proc/self/clear_refs").write_text("5")  # the largest resident memory is counted from here on
+        else:
+            try:
+                Path("/proc/self/clear_refs").write_text("5")  # the largest resident memory is counted from here on
+            except OSError:  # not on Linux, or in a container that hides it: then it is not measured
+                self.counts_memory = False
         self.since = self._clock()
 
     def _clock(self) -> float:
@@ -249,7 +252,7 @@ class Costs:
     def _peak_bytes(self) -> float:
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device)
-        if platform.system() != "Linux":
+        if not self.counts_memory:
             return float("nan")
         lines = Path("/proc/self/status").read_text().splitlines()
         return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
@@ -630,8 +633,8 @@ def made_with() -> dict[str, Any]:
     }
 
 
-def alone(what: Sequence[str], threads: int) -> None:
-    """Run this file again in a process of its own.
+def alone(what: Sequence[str], threads: int, script: str = __file__) -> None:
+    """Run this file again, or another one, in a process of its own.
 
     Raises:
         subprocess.CalledProcessError: If it fails; the end of what it said is printed before.
@@ -640,7 +643,7 @@ def alone(what: Sequence[str], threads: int) -> None:
     known = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, **quiet, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": os.pathsep.join(known)}
     done = subprocess.run(
-        [sys.executable, __file__, *what],
+        [sys.executable, script, *what],
         check=False,
         env=environment,
         stdout=subprocess.PIPE,

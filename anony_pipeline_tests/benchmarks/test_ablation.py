@@ -3,6 +3,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from anony_pipeline_tests.training import conftest, tiny
 from benchmarks import ablation
@@ -39,6 +40,19 @@ def test_a_row_that_was_stopped_is_measured_from_its_begin(tmp_path, monkeypatch
     assert not (tmp_path / "outputs" / "left").exists()
     assert len(row["halves"]["peak_gb"]) == ablation.HALVES
     json.dumps(row, allow_nan=False)
+
+
+def test_memory_that_cannot_be_counted_is_no_figure(monkeypatch):
+    def refuse(*text):
+        raise PermissionError
+
+    monkeypatch.setattr(ablation.Path, "write_text", refuse)
+    costs = ablation.Costs(torch.device("cpu"))
+    costs.on_event({"event": "begin", "stage": "joint"})
+    costs.should_stop()
+    figures = ablation.of_training([], list(zip(costs.seconds, costs.peaks_gb, strict=True)), 1.0)
+    assert figures["step_seconds"] >= 0
+    assert ablation.rounded(figures["peak_gb"]) is None
 
 
 SEEN = SimpleNamespace(
