@@ -1,21 +1,30 @@
 """What anonymized images are worth for training: a detector trained on them, tested on originals.
 
-Run:   make demo; python benchmarks/utility.py [--checkpoint DIR] [--methods ...] [--device cuda]
-Takes: half a minute a fit on a large GPU, ten times as long on one core; what is in the result file already is not
-       measured again.
+Run:   make demo; python -m benchmarks.utility [--checkpoint DIR] [--methods ...] [--seeds 5] [--jobs 8]
+                                               [--device cuda] [--work DIR]
+Takes: half a minute a fit on a large GPU, ten times as long on one core. Each fit is written when it is done, and fits
+       that `--work` holds of the same checkpoint are kept: it may be stopped and started again, elsewhere too.
 
-The shipped detector, which saw other streets, cameras and plates, goes on learning on the train images as each method
-leaves them, with their labels unchanged, and is tested on original val images. Every method
-gets the same seeds: equal crops in equal order. So differences are paired by seed, and their 95 % intervals
-(Student's t over seeds) say what chance does, and nothing about other data than these procedural scenes.
+The shipped detector, which saw other streets, cameras and plates, goes on learning on the demo's train images as each
+method leaves them, with their labels unchanged, and is tested on original streets that neither it nor the generator was
+trained on, the ablation's (`ablation.JUDGED`). Every method gets the same seeds: equal crops in equal order. So
+differences are paired by seed, and their 95 % intervals (Student's t over seeds) say what chance does, and nothing
+about other data than these procedural scenes.
+
+`anonymizer` is what users get: a face that is still recognized is filled with one color, and its box says "face" all
+the same. `unverified` lets all out that was generated, and tells that price apart; `treated` counts it.
 """
 
 import argparse
-import itertools
 import json
+import os
+import sys
 import tempfile
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -25,78 +34,208 @@ from anony_pipeline.anonymize.loading import load_anonymizer
 from anony_pipeline.config import loading
 from anony_pipeline.config.schema import Config
 from anony_pipeline.datasets import loaders, raw, unify
-from anony_pipeline.datasets.sources import Split
 from anony_pipeline.evaluation import baselines
-from anony_pipeline.evaluation.methods import Method
-from anony_pipeline.evaluation.methods import Scene as Street
+from anony_pipeline.evaluation.methods import Method, Scene
+from anony_pipeline.evaluation.run import scenes_of
 from anony_pipeline.fitting.detector import average_precision, fit_detector
 from anony_pipeline.fitting.loop import Plan
 from anony_pipeline.fitting.rendering import Scenes
 from anony_pipeline.models.detector import Detector, load_shipped_detector
+from anony_pipeline.ops import images
+from anony_pipeline.storage import atomic, manifests
 from anony_pipeline.structures.regions import CATEGORY_IDS, boxes_of
+from benchmarks import ablation
 
-RESULT = Path(__file__).parent / "results" / "utility.json"
-METHODS = ("originals", "anonymizer", "blur", "solid", "pixelate", "inpaint")
-BATCH, CROP_PX, STEPS, SEEDS, LEARNING_RATE = 8, 320, 200, 10, 5e-4
+ROOT = Path(__file__).parents[1]
+RESULT = ROOT / "benchmarks" / "results" / "utility.json"
+METHODS = ("originals", "anonymizer", "unverified", "pixelate", "blur", "inpaint", "solid")
+SETTINGS = {"batch": 8, "crop_px": 320, "steps": 200, "learning_rate": 5e-4, "tested_on": ablation.JUDGED}
+METRICS = ("ap50_face", "ap50_license_plate")
+Rows = dict[str, dict[str, dict[str, float]]]
+"""Each fit's figures, by method and seed."""
 
 
-def treated(config: Config, split: Split, method: Method | None) -> Scenes:
-    """A split as a method leaves it; None leaves it as it is. Crowds are not labelled."""
+class Places(NamedTuple):
+    """Where test streets are, of all checkpoints, and what is one checkpoint's own."""
+
+    shared: Path
+    own: Path
+
+    def treated(self, method: str) -> Path:
+        return self.own / "treated" / method
+
+
+# --- images -----------------------------------------------------------------------------------------------------------
+
+
+def train_streets(config: Config) -> Iterable[Scene]:
+    return scenes_of(loaders.open_split(config, "train"))
+
+
+def labelled(streets: Iterable[Scene], pictures: Iterable[np.ndarray]) -> Scenes:
+    """Images with the labels of the streets that they show. Crowds are not labelled."""
     found = Scenes([], [], [], [])
-    for example in loaders.examples(loaders.open_split(config, split)):
-        street = Street(example.image_rgb, example.regions, example.annotations, example.image)
-        found.images.append(street.image_rgb if method is None else method.apply([street])[0].image_rgb)
-        kept = [r for r, a in zip(example.regions, example.annotations, strict=True) if not a.get("iscrowd")]
+    for street, picture in zip(streets, pictures, strict=True):
+        kept = [r for r, a in zip(street.regions, street.annotations, strict=True) if not a.get("iscrowd")]
+        found.images.append(picture)
         found.boxes.append(boxes_of(kept))
         found.labels.append(np.array([CATEGORY_IDS[region.kind] for region in kept], int))
-        found.not_exhaustive.append(tuple(example.image["not_exhaustive_category_ids"]))
+        found.not_exhaustive.append(tuple(street.record["not_exhaustive_category_ids"]))
     return found
 
 
-def method_of(name: str, checkpoint: Path) -> Method | None:
-    """A method by its name, on the labelled boxes."""
+def method_of(name: str, checkpoint: Path, device: str) -> Method | None:
+    """A method by its name, on the labelled boxes; None leaves images as they are."""
     if name == "originals":
         return None
-    if name == "anonymizer":
-        return baselines.Generated(load_anonymizer(checkpoint, "cpu", secret=b"benchmark" * 4), "ground_truth")
-    return baselines.redaction(name)
+    if name not in ("anonymizer", "unverified"):
+        return baselines.redaction(name)
+    anonymizer = load_anonymizer(checkpoint, device, secret=b"benchmark" * 4)
+    if name == "unverified":
+        anonymizer.verifier = ablation.LetAllOut()
+    return baselines.Generated(anonymizer, "ground_truth")
 
 
-def measured(train: Scenes, val: Scenes, seed: int, device: torch.device) -> dict[str, float]:
+def treat(name: str, checkpoint: Path, config: Config, device: str, folder: Path) -> None:
+    """Write the train images as a method leaves them, and how many regions it treated how."""
+    method, done = method_of(name, checkpoint, device), Counter[str]()
+    with atomic.folder(folder) as part:
+        for number, street in enumerate(train_streets(config)):
+            picture = street.image_rgb
+            if method is not None:
+                (treated,) = method.apply([street])
+                picture = treated.image_rgb
+                done.update(treated.done)
+            images.write(part / f"{number:05d}.png", picture)
+        atomic.write_json(part / "treated.json", dict(sorted(done.items())))
+
+
+# --- one fit, in a process of its own ---------------------------------------------------------------------------------
+
+
+def fitted(name: str, seed: int, device: torch.device, config: Config, places: Places) -> dict[str, float]:
     """Train one detector and test it."""
+    pictures = (images.read(path) for path in sorted(places.treated(name).glob("*.png")))
+    train = labelled(train_streets(config), pictures)
     with tempfile.TemporaryDirectory() as folder:
-        plan = Plan(STEPS, seed, device, Path(folder) / "state", LEARNING_RATE)
+        plan = Plan(SETTINGS["steps"], seed, device, Path(folder) / "state", SETTINGS["learning_rate"])
         start = load_shipped_detector(device=str(device)).requires_grad_().train()
-        detector = fit_detector("detector", train, plan, batch=BATCH, crop_px=CROP_PX, start=start)
-    return tested(detector, val)
+        sizes = {"batch": SETTINGS["batch"], "crop_px": SETTINGS["crop_px"]}
+        detector = fit_detector("detector", train, plan, **sizes, start=start)
+    return tested(detector, config, places)
 
 
-def tested(detector: Detector, val: Scenes) -> dict[str, float]:
+def tested(detector: Detector, config: Config, places: Places) -> dict[str, float]:
     """Average precision at an IoU of 0.5 on originals, by kind."""
-    return {name: round(value, 4) for name, value in average_precision(detector.eval(), val).items()}
+    found = average_precision(detector.eval(), original_streets(config, places))
+    return {name: round(value, 4) for name, value in found.items()}
 
 
-def compared(rows: dict[str, dict[str, dict[str, float]]]) -> dict[str, dict[str, object]]:
-    """Means over seeds, and each method's paired difference to the originals."""
-    table: dict[str, dict[str, object]] = {}
+def original_streets(config: Config, places: Places) -> Scenes:
+    """What all detectors are tested on."""
+    streets = list(ablation.judged_scenes(ablation.judged_on(config, places.shared)))
+    return labelled(streets, [street.image_rgb for street in streets])
+
+
+# --- comparing --------------------------------------------------------------------------------------------------------
+
+
+def compared(rows: Rows) -> dict[str, dict[str, Any]]:
+    """Means over seeds, and each method's paired difference to the originals and to the anonymizer."""
+    table: dict[str, dict[str, Any]] = {}
     for name, by_seed in rows.items():
         table[name] = {}
-        for metric in ("ap50_face", "ap50_license_plate"):
-            seeds = sorted(by_seed.keys() & rows.get("originals", {}).keys())
-            values = np.array([by_seed[seed][metric] for seed in seeds])
-            entry: dict[str, object] = {"mean": round(float(values.mean()), 4), "seeds": len(seeds)} if seeds else {}
-            if name != "originals" and len(seeds) > 1:
-                entry["minus_originals"] = paired(values, [rows["originals"][seed][metric] for seed in seeds])
-            table[name][metric] = entry
+        for metric in METRICS:
+            values = [figures[metric] for figures in by_seed.values()]
+            table[name][metric] = {"mean": round(float(np.mean(values)), 4), "seeds": len(values)}
+            for other in ("originals", "anonymizer"):
+                difference = paired(by_seed, rows.get(other, {}), metric)
+                if name != other and difference is not None:
+                    table[name][metric][f"minus_{other}"] = difference
     return table
 
 
-def paired(values: np.ndarray, others: Sequence[float]) -> dict[str, float | list[float]]:
-    """The mean difference of pairs with its 95 % interval."""
-    difference = values - np.array(others)
+def paired(
+    one: dict[str, dict[str, float]], other: dict[str, dict[str, float]], metric: str
+) -> dict[str, float | list[float]] | None:
+    """The mean difference over the seeds of both with its 95 % interval; None of fewer than two."""
+    seeds = sorted(one.keys() & other.keys())
+    if len(seeds) < 2:
+        return None
+    difference = np.array([one[seed][metric] - other[seed][metric] for seed in seeds])
     half = float(stats.t.ppf(0.975, len(difference) - 1) * stats.sem(difference))
     mean = float(difference.mean())
     return {"mean": round(mean, 4), "interval": [round(mean - half, 4), round(mean + half, 4)]}
+
+
+# --- all fits ---------------------------------------------------------------------------------------------------------
+
+
+def made_with(checkpoint: Path) -> dict[str, Any]:
+    """What fits must have in common to be compared."""
+    version = manifests.sha256_of(checkpoint / manifests.NAME)
+    return {"checkpoint": version, "weights": ablation.made_with()["weights"], "settings": SETTINGS}
+
+
+def finished(places: Places, common: dict[str, Any]) -> Rows:
+    rows: Rows = {}
+    for path in sorted((places.own / "fits").glob("*.json")):
+        name, seed = path.stem.rsplit("+", 1)
+        fit = json.loads(path.read_text())
+        if fit["made_with"] == common:
+            rows.setdefault(name, {})[seed] = fit["figures"]
+    return {name: rows[name] for name in METHODS if name in rows}
+
+
+def write(rows: Rows, common: dict[str, Any], device: str, config: Config, places: Places) -> None:
+    test = original_streets(config, places)
+    result = {
+        "benchmark": "utility",
+        "made_with": common,
+        "device": device,
+        "train_images": len(loaders.open_split(config, "train").images),
+        "test_images": len(test.images),
+        "test_regions": {
+            kind.value: int(sum((labels == number).sum() for labels in test.labels))
+            for kind, number in CATEGORY_IDS.items()
+        },
+        "treated": {name: json.loads((places.treated(name) / "treated.json").read_text()) for name in rows},
+        "before_training": tested(load_shipped_detector(), config, places),
+        "compared": compared(rows),
+        "rows": rows,
+    }
+    RESULT.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def run(options: argparse.Namespace, config: Config, common: dict[str, Any], places: Places) -> list[str]:
+    """Treat and fit what is missing; returns the fits that failed."""
+    for streets in (config, ablation.judged_on(config, places.shared)):
+        raw.provide(streets.data, Path(streets.paths.cache))
+        unify.ensure_unified(streets)
+    for name in options.methods:
+        folder = places.treated(name)
+        if not (folder / "treated.json").exists():
+            treat(name, options.checkpoint, config, options.device, folder)
+    known, failed = finished(places, common), []
+    missing = [(s, n) for s in range(options.seeds) for n in options.methods if str(s) not in known.get(n, {})]
+    given = ["--checkpoint", options.checkpoint, "--config", options.config, "--device", options.device]
+    given += ["--work", places.shared]
+    threads = max(1, (os.cpu_count() or 1) // options.jobs)
+    with ThreadPoolExecutor(options.jobs) as pool:
+        waiting = {
+            pool.submit(
+                ablation.alone,
+                [str(part) for part in ("--fit", name, "--seed", seed, *given)],
+                threads,
+                __file__,
+            ): f"{name}, seed {seed}"
+            for seed, name in missing
+        }
+        for done in as_completed(waiting):
+            failed += [waiting[done]] if done.exception() is not None else []
+            print(waiting[done], "done" if done.exception() is None else "failed", flush=True)
+    write(finished(places, common), common, options.device, config, places)
+    return failed
 
 
 def main() -> None:
@@ -104,40 +243,26 @@ def main() -> None:
     parser.add_argument(
         "--checkpoint", type=Path, default=Path("outputs/demo/checkpoints/step_000040"), help="the demo's"
     )
-    parser.add_argument("--config", default="configs/demo.yaml", help="names the data")
+    parser.add_argument("--config", type=Path, default=Path("configs/demo.yaml"), help="names the data")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
-    parser.add_argument("--seeds", type=int, default=SEEDS)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--jobs", type=int, default=1, help="fits at a time")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument(
+        "--work", type=Path, default=ROOT / "outputs" / "utility", help="holds images and finished fits"
+    )
+    parser.add_argument("--fit", choices=METHODS, help=argparse.SUPPRESS)
+    parser.add_argument("--seed", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    device = torch.device(options.device)
-    config = loading.load([options.config])
-    raw.provide(config.data, Path(config.paths.cache))
-    unify.ensure_unified(config)
-    val = treated(config, "val", None)
-    settings = {"batch": BATCH, "crop_px": CROP_PX, "steps": STEPS, "learning_rate": LEARNING_RATE}
-    settings["device"] = options.device
-    before = json.loads(RESULT.read_text()) if RESULT.exists() else {}
-    rows = before.get("rows", {}) if before.get("settings") == settings else {}
-    untrained = tested(load_shipped_detector(), val)
-    trained_on = {name: treated(config, "train", method_of(name, options.checkpoint)) for name in options.methods}
-    for seed, name in itertools.product(range(options.seeds), options.methods):
-        if str(seed) in rows.get(name, {}):
-            continue
-        rows.setdefault(name, {})[str(seed)] = measured(trained_on[name], val, seed, device)
-        result = {
-            "benchmark": "utility",
-            "settings": settings,
-            "images": {"train": len(trained_on[name].images), "val": len(val.images)},
-            "val_regions": {
-                kind.value: int(sum((labels == number).sum() for labels in val.labels))
-                for kind, number in CATEGORY_IDS.items()
-            },
-            "before_training": untrained,
-            "compared": compared(rows),
-            "rows": rows,
-        }
-        RESULT.write_text(json.dumps(result, indent=1) + "\n")
-        print(seed, name, json.dumps(rows[name][str(seed)]), flush=True)
+    options.checkpoint, options.config = options.checkpoint.resolve(), options.config.resolve()
+    config, common = loading.load([options.config]), made_with(options.checkpoint)
+    places = Places(options.work.resolve(), options.work.resolve() / common["checkpoint"][:12])
+    if options.fit:
+        figures = fitted(options.fit, options.seed, torch.device(options.device), config, places)
+        path = places.own / "fits" / f"{options.fit}+{options.seed}.json"
+        atomic.write_json(path, {"made_with": common, "figures": figures})
+    elif failed := run(options, config, common, places):
+        sys.exit(f"failed: {'; '.join(failed)}")
 
 
 if __name__ == "__main__":
