@@ -649,7 +649,11 @@ class FigureMaker:
         made = {"coverage": figure("coverage", hits / n, n=n, interval=clopper_pearson(hits, n))}
         if mask.all() and observed.outside[1]:
             made["coverage_outside"] = figure("coverage_outside", observed.outside[0] / observed.outside[1])
-            made["changed_outside_masks"] = figure("changed_outside_masks", observed.unmasked / observed.outside[1])
+            made["changed_outside_masks"] = (
+                null("changed_outside_masks", "nobody says what was to be replaced: see `outside covered`")
+                if observed.unmasked is None
+                else figure("changed_outside_masks", observed.unmasked / observed.outside[1])
+            )
             if observed.replaced:
                 share = observed.besides / observed.replaced
                 interval = clopper_pearson(observed.besides, observed.replaced)

@@ -97,7 +97,7 @@ class Observed:
         outside: Covered pixels outside all regions, and all pixels outside.
         replaced: Replaced boxes, on images where both kinds are labelled exhaustively.
         besides: Those of them that hold no labelled region.
-        unmasked: Pixels that differ from the original though they do not count as replaced.
+        unmasked: Pixels that differ from the original though not to be replaced; None if nobody says what was.
         crops_rgb: The first faces, aligned as attackers take them; empty if nobody attacks.
         done: Counts of what was done.
     """
@@ -115,7 +115,7 @@ class Observed:
     outside: tuple[int, int] = (0, 0)
     replaced: int = 0
     besides: int = 0
-    unmasked: int = 0
+    unmasked: int | None = 0
     crops_rgb: list[np.ndarray] = field(default_factory=list)
     done: Counter[str] = field(default_factory=Counter)
 
@@ -330,7 +330,9 @@ def _cover(into: Observed, scene: Scene, result: Treated) -> None:
     masked = result.changed
     if masked is None:
         masked = coverage.filled(result.masks_xyxy, scene.image_rgb.shape[:2])
-    if result.image_rgb is not scene.image_rgb:
+    if result.changed is not None:
+        into.unmasked = None
+    elif into.unmasked is not None and result.image_rgb is not scene.image_rgb:
         into.unmasked += int((~masked & (scene.image_rgb != result.image_rgb).any(axis=2)).sum())
     covered = coverage.cover(boxes_of(regions), masked, known)
     if not scene.record.get("not_exhaustive_category_ids"):

@@ -73,6 +73,21 @@ def test_a_planted_leak_moves_the_leak_rate_by_two_points_and_fails_the_gate(tmp
     assert "no such figure" in gates["coverage"].reason
 
 
+def test_one_pixel_in_each_image_that_was_not_to_be_replaced_is_counted(tmp_path):
+    solid = baselines.redaction("solid")
+
+    def spill(scene):
+        treated = solid.apply([scene])[0]
+        treated.image_rgb[-1, -1] = 255 - treated.image_rgb[-1, -1]
+        return treated
+
+    run, _, rows = judge(tmp_path, {"spilling": Simple("spilling", "ground_truth", spill)})
+    outside = run.observed["solid"].outside[1]
+    figures = rows["spilling", "overall", "held_out"]
+    assert figures["changed_outside_masks"].value == pytest.approx(len(run.val) / outside)
+    assert rows["solid", "overall", "held_out"]["changed_outside_masks"].value == 0
+
+
 def test_a_region_that_is_missed_counts_as_leaked_whatever_the_judges_see(tmp_path):
     def treat(scene):
         treated = baselines.redaction("solid").apply([scene])[0]
