@@ -265,14 +265,15 @@ def _with_arrow(name: str) -> str:
     return f"{METRICS[name].title} {'↑' if METRICS[name].better == 'higher' else '↓'}"
 
 
-def _slice(card: Scorecard, name: str) -> tuple[str, list[Row], list[str]]:
-    """A slice's title with its number of regions, its rows if they have a figure, and why some are null."""
+def _slice(card: Scorecard, name: str) -> tuple[str, list[Row], list[str], list[str]]:
+    """A slice's title with its number of regions, its rows if they have a figure, the columns, why some are null."""
     rows = _slice_rows(card, name)
     measured = any((figure := row.figures.get(name)) and figure.value is not None for row in rows for name in HEADLINE)
     regions = max((figure.n or 0 for row in rows if (figure := row.figures.get("coverage")) is not None), default=0)
     return (
         f"{title_of_slice(name)}: {regions} region{'s' * (regions != 1)}",
         rows if measured else [],
+        _told(rows),
         _reasons(rows, HEADLINE),
     )
 
