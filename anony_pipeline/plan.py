@@ -55,6 +55,10 @@ def _data(config: Config) -> Iterator[Finding]:
         )
         do = "copy the data set there, set data.sources[].root, or `anony colab-paths`"
         yield Finding(f"data: {source.name}", there or made, what if there or made else f"not at {source.root}", do)
+        if unknown := sorted(filter(None, set(source.plate_styles.values()) - set(_known_styles()))):
+            what = f"data.sources: {', '.join(unknown)} in plate_styles, and no style file"
+            do = "add a style file to configs/plate_styles, or name one of " + ", ".join(_known_styles())
+            yield Finding(f"plate styles of {source.name}", False, what, do)
 
 
 def _split(config: Config, split: Split) -> Finding:

@@ -245,6 +245,16 @@ def test_plan_looks_at_the_users_plate_styles(monkeypatch, tmp_path):
     assert "colour: there is no such key" in finding.what
 
 
+def test_plan_looks_at_the_styles_that_a_source_names(tmp_path):
+    sources = loading.load([Path(__file__).parents[2] / "configs/demo.yaml"]).model_dump(mode="json")["data"]["sources"]
+    sources[1]["plate_styles"] = {"paris": "QQ", "zurich": "CH", "none": None}
+    found = planned(f"paths.unified={tmp_path}", f"data.sources={json.dumps(sources)}")
+    assert "plate styles of widerface" not in found
+    finding = found["plate styles of pp4av"]
+    assert not finding.fine
+    assert "QQ in plate_styles" in finding.what
+
+
 def test_plan_looks_into_the_unified_files(tmp_path):
     from anony_pipeline.datasets import coco
     from anony_pipeline_tests.training import tiny
