@@ -23,6 +23,19 @@ def test_every_row_loads_and_every_line_names_rows_and_a_figure(tmp_path):
         assert len({ablation.is_long(name) for name in line.rows}) == 1
 
 
+def test_a_row_begins_without_what_a_stopped_one_left(tmp_path, monkeypatch):
+    def train(config, **asked):
+        assert not (tmp_path / "outputs").exists()
+        raise KeyboardInterrupt
+
+    (tmp_path / "outputs" / "checkpoints").mkdir(parents=True)
+    monkeypatch.setattr(ablation, "settings_of", lambda *row: tiny.make_config(tmp_path))
+    monkeypatch.setattr(ablation.loop, "train", train)
+    with pytest.raises(KeyboardInterrupt):
+        ablation.measured("base", 0, "cpu", tmp_path)
+
+
+@pytest.mark.slow
 def test_a_row_that_was_stopped_is_measured_from_its_begin(tmp_path, monkeypatch):
     tiny.make_coco(tmp_path)
     conftest.patch_training(tmp_path, monkeypatch)
