@@ -1,13 +1,14 @@
 """Training samples, made once: crops, masks, targets and anchors as memory-mapped arrays; images for the detector.
 
-The cache lies in a private folder whose name is the hash of all that it depends on. It is written beside and takes its
-name when it is complete, so that a killed run leaves nothing that could be taken for a cache.
+The cache lies in a private folder whose name is the hash of all that it depends on, and gets its manifest when it is
+complete. A build that was killed goes on where it was.
 """
 
 import dataclasses
 import itertools
 import json
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +26,7 @@ from anony_pipeline.errors import DatasetError
 from anony_pipeline.models.generator import Encoded
 from anony_pipeline.models.recognizer import INPUT_SIZE, alignment
 from anony_pipeline.ops import crops, images, masks
-from anony_pipeline.storage import atomic, disk, manifests, private
+from anony_pipeline.storage import atomic, disk, locks, manifests, private
 from anony_pipeline.structures import boxes
 from anony_pipeline.structures.regions import CATEGORY_IDS, Kind, Region
 from anony_pipeline.targets import parallel
@@ -43,6 +44,12 @@ Box = tuple[float, float, float, float]
 
 CANARY = "canary"
 """The method of a target that is the original itself: an audit's (see `canaries`)."""
+
+MARKED_TOGETHER = 64
+"""Images between two marks: what a kill costs, against waiting for the disk at each image."""
+
+_Known = dict[str, Any]
+"""Of one image as JSON: ``crops``, pairs of a kind and a `SampleRow`, and ``whole``, a `DetectorImage`."""
 
 MIN_DETECTOR_PX = 3
 """A box with a shorter edge at the detector's scale is not learned from."""
@@ -223,7 +230,10 @@ def build(config: Config, coco: CocoSet, records: Sequence[TargetRecord]) -> Tra
     )
     folder = root / key
     if not (folder / manifests.NAME).exists():
-        _write(config, coco, records, folder)
+        with locks.sole_writer(root):
+            # Another run may have made it while this one waited.
+            if not (folder / manifests.NAME).exists():
+                _write(config, coco, records, folder)
     return _open(folder, key)
 
 
@@ -341,14 +351,14 @@ def _key(config: Config, coco: CocoSet, records: Sequence[TargetRecord]) -> str:
 
 
 def _write(config: Config, coco: CocoSet, records: Sequence[TargetRecord], folder: Path) -> None:
-    with atomic.folder(folder, mode=0o700) as part:
-        writer = _Writer(config, coco, records, part)
-        total = writer.total_bytes()
-        log.info("training samples: %d crops, %d images, %.0f MB", len(records), len(coco.images), total / 1e6)
-        do = "lower training.max_images, or set paths.cache to another disk"
-        disk.check_room(part, total, "the training samples", do)
-        writer.write()
-        manifests.write(part, {"format": FORMAT})
+    folder.mkdir(mode=0o700, exist_ok=True)
+    writer = _Writer(config, coco, records, folder)
+    total, there = writer.total_bytes(), sum(path.stat().st_blocks * 512 for path in folder.glob("*.npy"))
+    log.info("training samples: %d crops, %d images, %.0f MB", len(records), len(coco.images), total / 1e6)
+    do = "lower training.max_images, or set paths.cache to another disk"
+    disk.check_room(folder, total - there, "the training samples", do)
+    writer.write()
+    manifests.write(folder, {"format": FORMAT})
 
 
 @dataclass(frozen=True)
@@ -390,7 +400,10 @@ class _Image:
 
 
 class _Writer:
-    """Fills the arrays of one cache, image by image, in as many processes as there are cores."""
+    """Fills the arrays of one cache, image by image, in as many processes as there are cores.
+
+    A line in a file says of each image that is done what is known of it: from there an interrupted build goes on.
+    """
 
     def __init__(self, config: Config, coco: CocoSet, records: Sequence[TargetRecord], folder: Path) -> None:
         self.coco, self.folder, self.edge = coco, folder, config.training.detector_image_px
@@ -413,16 +426,37 @@ class _Writer:
                 self._reserve(f"{kind.value}_{name}", (count, height, width, *(() if name == "masks" else (3,))))
         for name in ("images", "images_filled"):
             self._reserve(name, (len(self.coco.images), self.edge, self.edge, 3))
-        rows: dict[Kind, list[SampleRow]] = {kind: [] for kind in Kind}
-        wholes: list[DetectorImage] = []
-        for samples, whole in parallel.each(_write_image, self._jobs(), "training samples"):
-            for kind, row in samples:
-                rows[kind].append(row)
-            wholes.append(whole)
+        known = self._known()
+        results = parallel.each(_write_image, self._jobs()[len(known) :], "training samples")
+        while some := list(itertools.islice(results, MARKED_TOGETHER)):
+            self._mark(some)
+            known += some
         for kind in Kind:
-            if rows[kind]:
-                self._json(kind.value, [dataclasses.asdict(row) for row in rows[kind]])
-        self._json("images", [dataclasses.asdict(row) for row in wholes])
+            if rows := [row for one in known for name, row in one["crops"] if name == kind.value]:
+                self._json(kind.value, rows)
+        self._json("images", [one["whole"] for one in known])
+        self.done_file.unlink(missing_ok=True)
+
+    @property
+    def done_file(self) -> Path:
+        return self.folder / "done.jsonl"
+
+    def _known(self) -> list[_Known]:
+        """What is known of the images that are done; a line that a kill cut off is dropped."""
+        self.done_file.touch(mode=0o600)
+        whole = [line for line in self.done_file.read_text().splitlines(keepends=True) if line.endswith("\n")]
+        atomic.write_text(self.done_file, "".join(whole), mode=0o600)
+        return [json.loads(line) for line in whole]
+
+    def _mark(self, some: Sequence[_Known]) -> None:
+        # What is marked as done must be on the disk before its mark.
+        for path in self.folder.glob("*.npy"):
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+        with self.done_file.open("a") as file:
+            file.writelines(f"{json.dumps(one)}\n" for one in some)
+            file.flush()
+            os.fsync(file.fileno())
 
     def _jobs(self) -> list[_Image]:
         annotations = {annotation["id"]: annotation for annotation in self.coco.annotations}
@@ -447,7 +481,13 @@ class _Writer:
         ]
 
     def _reserve(self, name: str, shape: tuple[int, ...]) -> None:
-        np.lib.format.open_memmap(self.folder / f"{name}.npy", mode="w+", dtype=np.uint8, shape=shape).flush()
+        path = self.folder / f"{name}.npy"
+        if not path.exists():
+            part = path.with_suffix(".part")
+            # Whole before it has its name: half a header would stop the build that goes on from it.
+            np.lib.format.open_memmap(part, mode="w+", dtype=np.uint8, shape=shape).flush()
+            part.chmod(0o600)
+            part.rename(path)
 
     def _json(self, name: str, rows: list[dict[str, Any]]) -> None:
         atomic.write_json(self.folder / f"{name}.json", rows, mode=0o600)
@@ -457,20 +497,20 @@ def _names(kind: Kind) -> tuple[str, ...]:
     return ("originals", "targets", "masks", *(("anchors",) if kind is Kind.PLATE else ()))
 
 
-def _write_image(job: _Image) -> tuple[list[tuple[Kind, SampleRow]], DetectorImage]:
+def _write_image(job: _Image) -> _Known:
     """Write an image and its crops to their places; returns what is known of them."""
     pixels = images.read(job.file)
     regions = regions_of(job.image, job.annotations)
-    rows: list[tuple[Kind, SampleRow]] = []
+    rows: list[tuple[str, dict[str, Any]]] = []
     pasted = pixels
     for crop in job.crops:
         row, pasted = _write_crop(job, crop, pixels, pasted, regions)
-        rows.append((Kind(crop.record.kind), row))
+        rows.append((crop.record.kind, dataclasses.asdict(row)))
     originals, filled = (_array(job.folder / f"{name}.npy", "r+") for name in ("images", "images_filled"))
     edge = originals.shape[1]
     originals[job.index], whole = letterboxed(pixels, job.image, job.annotations, edge)
     filled[job.index], _ = letterboxed(pasted, job.image, job.annotations, edge)
-    return rows, whole
+    return {"crops": rows, "whole": dataclasses.asdict(whole)}
 
 
 def _write_crop(

@@ -55,6 +55,51 @@ def test_a_second_opening_reads_the_same_cache_and_makes_nothing(data, config, t
     assert again.detector.rows == data.detector.rows
 
 
+def test_a_killed_build_goes_on_where_it_was_and_ends_as_one_that_was_not(
+    data, config, tiny_root, tmp_path, monkeypatch
+):
+    settings = config(paths__cache=str(tmp_path))
+    coco = tiny.coco.load(tiny_root / "unified_train.json")
+    records = faces.make_face_targets(settings, coco, recognizer=tiny.ColorRecognizer()).records
+    records += plates.make_plate_targets(settings, coco, ["FR"])["FR"].records
+    monkeypatch.setattr(cache, "MARKED_TOGETHER", 2)
+    written, write = [], cache._write_image
+
+    def killed(job):
+        if len(written) == 3:
+            raise KeyboardInterrupt
+        written.append(job.index)
+        return write(job)
+
+    monkeypatch.setattr(cache, "_write_image", killed)
+    with pytest.raises(KeyboardInterrupt):
+        cache.build(settings, coco, records)
+    (folder,) = (path for path in (tmp_path / "samples").iterdir() if path.is_dir())
+    assert not (folder / "manifest.json").exists()
+    with (folder / "done.jsonl").open("a") as file:
+        file.write('{"crops": [[')  # a line that was being written
+    monkeypatch.setattr(cache, "_write_image", lambda job: written.append(job.index) or write(job))
+    resumed = cache.build(settings, coco, records)
+    assert written == [0, 1, 2, 2, 3, 4, 5]
+    assert_same(resumed, data)
+    assert {path.name for path in folder.iterdir()} == {path.name for path in made(data, config).iterdir()}
+
+
+def made(data, config):
+    return cache.Path(config().paths.cache) / "samples" / data.key
+
+
+def assert_same(one, other):
+    assert one.key == other.key
+    assert one.detector.rows == other.detector.rows
+    np.testing.assert_array_equal(one.detector.originals, other.detector.originals)
+    np.testing.assert_array_equal(one.detector.filled, other.detector.filled)
+    for kind, samples in other.samples.items():
+        assert one.samples[kind].rows == samples.rows
+        for name in ("originals", "targets", "masks", *(["anchors"] if kind is Kind.PLATE else [])):
+            np.testing.assert_array_equal(getattr(one.samples[kind], name), getattr(samples, name))
+
+
 @pytest.mark.slow
 def test_several_processes_write_the_same_cache_as_one(data, config, tiny_root, tmp_path, monkeypatch):
     monkeypatch.setattr(parallel, "WORTH_IT", 1)
@@ -65,13 +110,7 @@ def test_several_processes_write_the_same_cache_as_one(data, config, tiny_root, 
     records = faces.make_face_targets(settings, coco, recognizer=tiny.ColorRecognizer()).records
     records += plates.make_plate_targets(settings, coco, ["FR"])["FR"].records
     together = cache.build(settings, coco, records)
-    assert together.key == data.key
-    assert together.detector.rows == data.detector.rows
-    np.testing.assert_array_equal(together.detector.filled, data.detector.filled)
-    for kind, samples in data.samples.items():
-        assert together.samples[kind].rows == samples.rows
-        for name in ("originals", "targets", "masks"):
-            np.testing.assert_array_equal(getattr(together.samples[kind], name), getattr(samples, name))
+    assert_same(together, data)
 
 
 def test_the_cache_is_private(data, config):
