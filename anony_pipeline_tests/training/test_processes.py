@@ -9,7 +9,7 @@ import torch
 from anony_pipeline.errors import ConfigError
 from anony_pipeline.models import lora
 from anony_pipeline.structures.regions import Kind
-from anony_pipeline.training import batches, joint, loop, state
+from anony_pipeline.training import batches, joint, loop, networks, state, validation
 from anony_pipeline.training.objective import Objective
 from anony_pipeline.training.state import TrainingState
 from anony_pipeline_tests.training import conftest, tiny
@@ -53,7 +53,7 @@ def rows_of(outputs):
         return list(csv.DictReader(file))
 
 
-def assert_same_curves(one, two):
+def assert_same_curves(one, two, near=1e-4):
     assert len(one) == len(two) == STEPS
     compared = set()
     for first, second in zip(one, two, strict=True):
@@ -63,8 +63,8 @@ def assert_same_curves(one, two):
         # a value crosses the kink of a ReLU.
         for name in set(first) - {"seconds", "crops_per_second", "val_map"}:
             if first[name]:
-                near = 1e-2 if name == "gradient_norm" else 1e-4
-                assert float(second[name]) == pytest.approx(float(first[name]), rel=near, abs=near), name
+                allowed = 100 * near if name == "gradient_norm" else near
+                assert float(second[name]) == pytest.approx(float(first[name]), rel=allowed, abs=allowed), name
                 compared.add(name)
     assert {"l1", "perceptual", "id", "adv", "reading", "discriminator", "detector", "gradient_norm"} <= compared
 
@@ -117,16 +117,45 @@ def test_two_processes_train_as_one_does_with_two_parts(two_styles, tmp_path, ch
 
 
 @pytest.mark.slow
-def test_passes_change_no_loss_curve(config, tiny_training, tmp_path):
-    """Four crops at once, two times two, and four times one."""
+def test_passes_change_no_loss_curve(config, tiny_training, tmp_path, monkeypatch):
+    """Four crops at once, two times two, and four times one, in double precision.
+
+    In single precision rounding alone parts the curves, as soon as a critic's ReLU opens in one and not in another.
+    """
+    train_in_double(monkeypatch)
     curves = []
     for passes in (1, 2, 4):
         outputs = tmp_path / str(passes)
         sizes = {"training__batch_size": 4, "training__accumulation": passes}
         tiny_training(config(paths__outputs=str(outputs), **sizes), mode="joint", max_steps=STEPS)
         curves.append(rows_of(outputs))
-    assert_same_curves(curves[0], curves[1])
-    assert_same_curves(curves[0], curves[2])
+    # What is left: the file has six digits, and CTC counts in single precision.
+    assert_same_curves(curves[0], curves[1], near=1e-5)
+    assert_same_curves(curves[0], curves[2], near=1e-5)
+
+
+def train_in_double(patch):
+    """Let training compute in double precision, and validate nothing."""
+    draw, draw_wholes = batches.draw_batch, batches.draw_detector_batch
+
+    def wholes(*data, **asked):
+        drawn = draw_wholes(*data, **asked)
+        targets = [target | {"boxes": target["boxes"].double()} for target in drawn.targets]
+        return dataclasses.replace(drawn, images=[image.double() for image in drawn.images], targets=targets)
+
+    patch.setattr(batches, "draw_batch", lambda *data, **asked: in_double(draw(*data, **asked)))
+    patch.setattr(batches, "draw_detector_batch", wholes)
+    patch.setattr(networks, "load_networks", lambda config, device: all_double(tiny.make_networks(config)))
+    patch.setattr(networks, "load_critics", lambda config, device: all_double(tiny.make_critics(config)))
+    patch.setattr(loop, "measure_margin", lambda *asked: 0.0)
+    patch.setattr(validation.Validator, "__call__", lambda self, state, folder: {})
+
+
+def all_double(made):
+    for network in vars(made).values():
+        if network is not None:
+            network.double()
+    return made
 
 
 def test_passes_change_gradients_by_rounding_alone(two_styles, tmp_path, monkeypatch):
@@ -134,15 +163,13 @@ def test_passes_change_gradients_by_rounding_alone(two_styles, tmp_path, monkeyp
     conftest.patch_training(two_styles, monkeypatch)
     monkeypatch.setattr(TrainingState, "apply", lambda state, name: 0.0)
     data, _ = loop.prepare(settings(two_styles, tmp_path), tiny.coco.load(two_styles / "unified_train.json"))
-    critics = tiny.make_critics(None)
-    for critic in (critics.recognizer, critics.reader, critics.detector):
-        critic.double()
+    critics = all_double(tiny.make_critics(None))
     step = next(number for number in range(20) if batches.kind_of_step(data, 0, "joint", number) is Kind.PLATE)
 
     def learned(accumulation, passes):
         config = settings(two_styles, tmp_path, training__accumulation=accumulation, **MIX)
         current = TrainingState.fresh(config, "joint", tiny.make_networks(config))
-        generator, discriminator = current.networks.generator.double(), current.networks.discriminator.double()
+        generator, discriminator = all_double(current.networks).generator, current.networks.discriminator
         drawn = {"size": 4, "seed": 0, "stream": "joint", "step": step, "device": torch.device("cpu")}
         batch = in_double(batches.draw_batch(data, generator, **drawn))
         assert len(joint._parts(current, batch)[1]) == passes
