@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from anony_pipeline.config import loading
+from anony_pipeline.config.schema import Gates
 from anony_pipeline.evaluation import scorecard
 from anony_pipeline.evaluation.schema import Scorecard
 from anony_pipeline.storage import atomic, manifests
@@ -97,7 +98,9 @@ def reasons_against(card: Scorecard, checkpoint_sha256: str) -> tuple[str, ...]:
         reasons.append(f"the scorecard is of another checkpoint, {card.subject.checkpoint} {card.subject.sha256[:12]}")
     if not card.overall_of_this_run:
         reasons.append("the overall figures are not of the scorecard's own run: evaluate all styles")
-    if not card.gates:
-        reasons.append("the scorecard has no gates")
+    held = {gate.name for gate in card.gates}
+    unknown = [name for name, _, _ in scorecard.rules(Gates()) if name not in held]
+    if unknown:
+        reasons.append(f"the scorecard does not know the gates {', '.join(unknown)}: evaluate the checkpoint again")
     failed = [gate for gate in card.gates if not gate.passed]
     return (*reasons, *(f"gate {gate.name}: {gate.reason or 'failed'}" for gate in failed))

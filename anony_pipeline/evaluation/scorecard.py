@@ -216,11 +216,11 @@ def gates_of(row: Row | None, gates: Gates, kind: Literal["checkpoint", "folder"
         gates: The bounds.
         kind: What was judged.
     """
-    known = _rules(gates) if kind == "checkpoint" else _rules(gates)[:-1]  # nobody knows what a folder was trained on
-    return tuple(_gate(row, name, rule, bound) for name, rule, bound in known)
+    asked = rules(gates) if kind == "checkpoint" else rules(gates)[:-1]  # nobody knows what a folder was trained on
+    return tuple(_gate(row, name, rule, bound) for name, rule, bound in asked)
 
 
-def _rules(gates: Gates) -> tuple[tuple[str, str, float], ...]:
+def rules(gates: Gates) -> tuple[tuple[str, str, float], ...]:
     """Metric, rule and bound of each gate; those on training faces are last."""
     return (
         ("reid_excess", "upper bound at most", gates.max_reid_excess),
@@ -354,7 +354,7 @@ def summarize(
 
 def _overall_of_another_run() -> Row:
     reason = "not of this run: only some styles were judged"
-    names = ("reid_rank1", *(name for name, _, _ in _rules(Gates())))
+    names = ("reid_rank1", *(name for name, _, _ in rules(Gates())))
     figures: dict[str, Figure] = {name: null(name, reason) for name in names}
     return Row(method=ANONYMIZER, boxes="detected", panel="held_out", slice=OVERALL, figures=figures)
 

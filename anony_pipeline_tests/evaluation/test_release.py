@@ -6,12 +6,25 @@ import pytest
 
 from anony_pipeline.anonymize.loading import open_checkpoint
 from anony_pipeline.config import loading
+from anony_pipeline.config.schema import Gates
 from anony_pipeline.errors import AnonyPipelineError
 from anony_pipeline.evaluation import release, scorecard
 from anony_pipeline.evaluation.schema import FORMAT, Gate, Licence, Subject
 from anony_pipeline.storage import atomic, manifests
 from anony_pipeline_tests.evaluation.test_comparison import card
 from anony_pipeline_tests.training import tiny
+
+
+def gates(passed=True):
+    """All gates, of which the leak rate's may fail."""
+    made = [
+        Gate(name=name, metric=name, passed=True, value=bound, bound=bound, rule=rule)
+        for name, rule, bound in scorecard.rules(Gates())
+    ]
+    if not passed:
+        failed = {"passed": False, "value": 0.3, "reason": "0.3 is not at most 0.01"}
+        made = [gate.model_copy(update=failed) if gate.name == "plate_leak_rate" else gate for gate in made]
+    return tuple(made)
 
 
 def judged_checkpoint(tmp_path, config):
@@ -24,11 +37,10 @@ def judged_checkpoint(tmp_path, config):
         (part / "config.yaml").write_text(loading.dump(config, checkpoint))
         manifests.write(part, {"format": "anony_pipeline.checkpoint/1", "step": 40})
     version = manifests.sha256_of(checkpoint / manifests.NAME)
-    gate = Gate(name="kid", metric="kid", passed=True, value=0.1, bound=0.2, rule="at most")
     judged = card(40).model_copy(
         update={
             "command": f"anony evaluate --checkpoint {checkpoint}",
-            "gates": (gate,),
+            "gates": gates(),
             "subject": Subject(checkpoint=checkpoint.name, step=40, sha256=version),
         }
     )
@@ -76,19 +88,6 @@ def test_a_release_is_opened_with_the_weights_of_the_machine_that_it_came_to(tmp
     assert open_checkpoint(tmp_path / "release").config.model.generator.diffusers.model_id == "sd2"
 
 
-def gate(passed):
-    reason = None if passed else "0.3 is not at most 0.01"
-    return Gate(
-        name="plate_leak_rate",
-        metric="plate_leak_rate",
-        passed=passed,
-        value=0.3,
-        bound=0.01,
-        rule="at most",
-        reason=reason,
-    )
-
-
 @pytest.fixture
 def checkpoint(tmp_path):
     """A checkpoint with what leaves and what stays, and a function that writes its scorecard."""
@@ -100,7 +99,7 @@ def checkpoint(tmp_path):
     manifests.write(folder, {"format": "anony_pipeline.checkpoint/1", "step": 40})
 
     def judge(passed=True, **changes):
-        made = card(40).model_copy(update={"gates": (gate(passed),), **changes})
+        made = card(40).model_copy(update={"gates": gates(passed), **changes})
         subject = made.subject.model_copy(update={"sha256": manifests.sha256_of(folder / manifests.NAME)})
         scorecard.save(made.model_copy(update={"subject": subject}), tmp_path)
         return release.release(folder, tmp_path / "scorecard.json", tmp_path / "release")
@@ -131,6 +130,12 @@ def test_unknown_terms_do_not_allow_commercial_use(checkpoint, tmp_path):
 def test_a_failed_gate_says_by_how_much_and_nothing_is_written(checkpoint, tmp_path):
     done = checkpoint(passed=False)
     assert done.reasons == ("gate plate_leak_rate: 0.3 is not at most 0.01",)
+    assert not (tmp_path / "release").exists()
+
+
+def test_a_scorecard_without_a_gate_that_is_asked_now_is_not_enough(checkpoint, tmp_path):
+    done = checkpoint(gates=tuple(gate for gate in gates() if gate.name != "memorization_gap"))
+    assert done.reasons == ("the scorecard does not know the gates memorization_gap: evaluate the checkpoint again",)
     assert not (tmp_path / "release").exists()
 
 
