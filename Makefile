@@ -10,7 +10,7 @@ READY  := $(VENV)/.ready
 # xFormers has wheels for Linux x86-64 alone.
 EXTRAS := $(shell test "$$(uname -sm)" = "Linux x86_64" && echo dev,xformers || echo dev)
 
-# A minute or so each on two cores, with nothing but this repository.
+# Six minutes in all on two cores, with nothing but this repository.
 QUICK := code_location fitted_plates generation plates read_images sensor_tick streetscape training_step unify
 
 # Quiet and offline: no telemetry, no update check, no download of weights, no warning that a user can't act on.
@@ -32,7 +32,7 @@ help:
 	@echo "make test         the fast tests            make test-slow    all of them"
 	@echo "make check        format, lint, types, layers, definitions"
 	@echo "make ui           Dagster on http://127.0.0.1:3000 (PORT=3001 takes another)"
-	@echo "make bench        the quick measurements of benchmarks/, about a minute each; names the others"
+	@echo "make bench        the quick measurements of benchmarks/, six minutes; names the others"
 	@echo "make base-models  makes the shipped weights anew"
 
 env: $(READY)
