@@ -441,7 +441,7 @@ def load_reader_twin(
     """
     if which == "shipped":
         path = weights.shipped("reader.safetensors")
-        return ReaderTwin(weights.load_into(PlateNet(), weights.load_safetensors(path), path)).to(device).eval()
+        return _frozen(ReaderTwin(weights.load_into(PlateNet(), weights.load_safetensors(path), path)).to(device))
     from easyocr.config import recognition_models  # noqa: PLC0415 - EasyOCR takes seconds to import
     from easyocr.model.vgg_model import Model  # noqa: PLC0415
 
@@ -449,7 +449,19 @@ def load_reader_twin(
     file = _english_file(which, weights_dir, offline=offline)
     state = {name.removeprefix("module."): value for name, value in _tensors(file).items()}
     network = weights.load_into(Model(1, 256, 256, 1 + len(characters)), state, file)
-    return EnglishTwin(network, characters).to(device).eval()
+    return _frozen(EnglishTwin(network, characters).to(device))
+
+
+def _frozen(twin: nn.Module) -> nn.Module:
+    """Put a twin into evaluation mode, but for its recurrent layers.
+
+    cuDNN gives them a gradient in training mode alone; without dropout they compute the same in both.
+    """
+    twin.eval()
+    for layer in twin.modules():
+        if isinstance(layer, nn.RNNBase):
+            layer.train()
+    return twin
 
 
 def _custom_reader(path: Path, cache: Path, device: str) -> EasyOcrReader:

@@ -117,6 +117,22 @@ def test_the_twin_gives_log_probabilities_blank_first_and_gradients(shipped):
     assert torch.autograd.grad(loss, pixels)[0].abs().max() > 0
 
 
+def test_a_twins_recurrent_layers_train_because_cudnn_has_no_gradient_otherwise():
+    twin = reader.load_reader_twin()
+    recurrent = [layer for layer in twin.modules() if isinstance(layer, torch.nn.RNNBase)]
+    assert recurrent
+    assert all(layer.training and not layer.dropout for layer in recurrent)
+    assert not any(layer.training for layer in twin.modules() if layer not in recurrent)
+    pixels = torch.rand(2, 3, 64, 192) * 2 - 1
+    assert torch.equal(twin(pixels), twin.eval()(pixels))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_twin_has_a_gradient_on_a_gpu():
+    pixels = torch.rand(2, 3, 64, 192, device="cuda").requires_grad_()
+    assert torch.autograd.grad(reader.load_reader_twin(device="cuda")(pixels).sum(), pixels)[0].isfinite().all()
+
+
 def test_the_twins_gray_is_opencvs():
     image = np.random.default_rng(1).integers(0, 256, (1, 64, 192, 3), dtype=np.uint8)
     ours = (images.to_tensor(image) * torch.tensor(reader.LUMA).view(1, 3, 1, 1)).sum(1).numpy()
