@@ -9,13 +9,14 @@ from anony_pipeline.errors import DatasetError
 from anony_pipeline_tests.datasets import layouts
 
 QUAD = [[90, 48], [110, 48], [110, 53], [90, 53]]
+POINTS = [[95, 49], [105, 49], [100, 50], [96, 51], [104, 51]]
 PLATE = {"kind": "license_plate", "bbox": [90, 47.5, 20, 5], "identity": "plate-1", "serial": "AB-123-CD", "quad": QUAD}
 FACE = {
     "kind": "face",
     "bbox": [90, 47.5, 20, 5],
     "identity": "person-7",
     "serial": None,
-    "landmarks": [[1, 2]] * 5,
+    "landmarks": POINTS,
     "attributes": {"age": 40},
 }
 
@@ -34,7 +35,7 @@ def test_an_annotation_gets_the_facts_of_the_region_of_its_kind(tmp_path):
     report, found = unified(tmp_path, "1 0.5 0.5 0.1 0.05\n0 0.5 0.5 0.1 0.05\n", [FACE, PLATE])
     plate, face = found.annotations
     assert (plate["identity"], plate["serial"], plate["quad"]) == ("plate-1", "AB-123-CD", QUAD)
-    assert (face["identity"], face["person"], face["landmarks"]) == ("person-7", {"age": 40}, [[1, 2]] * 5)
+    assert (face["identity"], face["person"], face["landmarks"]) == ("person-7", {"age": 40}, POINTS)
     assert "serial" not in face
     assert (found.images[0]["time"], report.joined, report.problems) == ("night", 2, ())
     region = found.regions_by_image()[1][0]
