@@ -565,6 +565,10 @@ share of the gradient. Norms of the gradients of the weighted losses: on faces `
   is 0.02 on average, and more weight moves those few alone. Similarity has a floor, hair and outline, that no weight reaches.
 - **`adv_weight` and the discriminator's capacity.** The discriminator begins with random weights: its loss, which is 2 where it knows nothing, was
   2.00 over steps 1 to 40, 1.98, 1.90 and 1.89 over the next forties, and 1.84 over steps 161 to 200. So the demo ends before it says anything, and `long` rows see it begin.
+- **Why three lines don't come true here.** More `plate_steps`: the base model was trained to be done in one step, and on plates never on what its own first step left; each further
+  step draws the characters again, a little softer, and a training of 40 steps doesn't change that. Far more `id_suppress_weight` or `adv_weight`: what makes faces worse in these
+  runs is the pull of the pixel and perceptual distances to one target (`long` is worse than `demo`, rows without or with less of them are better), and a loss that pulls elsewhere
+  weakens it. The other price of the adversary, faces that look more like each other, does show.
 - **Memory and speed** are those of a model of 5 M parameters, whose activations and critics weigh more than its adapters.
 
 ## Each part in turn
