@@ -240,10 +240,11 @@ def test_a_missing_model_names_where_it_was_looked_for(config_for, tmp_path):
         load_generator(config_for("nobody/nothing", weights=tmp_path), **CPU)
 
 
+@pytest.mark.parametrize("family", ["sd15", "sd2", "sdxl"])
 def test_one_file_in_the_original_format_fills_as_the_folder_that_it_was_made_of(
-    config_for, tiny_folder, crops, tmp_path
+    config_for, tiny_folder, crops, tmp_path, family
 ):
-    folder, file, described = tiny_folder("sd15"), tmp_path / "model.safetensors", tmp_path / "described"
+    folder, file, described = tiny_folder(family), tmp_path / "model.safetensors", tmp_path / "described"
     whole = load_generator(config_for(folder), **CPU)
     save_single_file(whole.pipeline, file)
     shutil.copytree(folder, described, ignore=shutil.ignore_patterns("*.safetensors"))

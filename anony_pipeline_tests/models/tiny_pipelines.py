@@ -16,7 +16,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 from anony_pipeline.models.demo_pipeline import build_demo_pipeline
 
-TEXT_WIDTH = 16
+TEXT_WIDTH, SECOND_TEXT_WIDTH = 16, 32
 
 
 def save_pipeline(family, folder, *, in_channels=9, safe=True):
@@ -29,7 +29,7 @@ def save_pipeline(family, folder, *, in_channels=9, safe=True):
             **parts,
             scheduler=DDIMScheduler(beta_schedule="scaled_linear", steps_offset=1),
             text_encoder=CLIPTextModel(_text(tokenizer)),
-            text_encoder_2=CLIPTextModelWithProjection(_text(tokenizer)),
+            text_encoder_2=CLIPTextModelWithProjection(_text(tokenizer, SECOND_TEXT_WIDTH)),
             tokenizer_2=tokenizer,
         )
     else:
@@ -51,10 +51,10 @@ def save_pipeline(family, folder, *, in_channels=9, safe=True):
     return folder
 
 
-def _text(tokenizer):
+def _text(tokenizer, width=TEXT_WIDTH):
     return CLIPTextConfig(
         vocab_size=len(tokenizer),
-        hidden_size=TEXT_WIDTH,
+        hidden_size=width,
         intermediate_size=32,
         num_hidden_layers=2,
         num_attention_heads=2,
@@ -97,7 +97,7 @@ def _unet(family, in_channels):
             addition_embed_type="text_time",
             addition_time_embed_dim=8,
             projection_class_embeddings_input_dim=6 * 8 + TEXT_WIDTH,
-            cross_attention_dim=2 * TEXT_WIDTH,
+            cross_attention_dim=TEXT_WIDTH + SECOND_TEXT_WIDTH,
         )
     return UNet2DConditionModel(
         **shared,
@@ -112,6 +112,7 @@ def _unet(family, in_channels):
 UNET_NAMES = (
     (r"^conv_in\.", "input_blocks.0.0."),
     (r"^time_embedding\.linear_(\d)\.", lambda m: f"time_embed.{2 * int(m[1]) - 2}."),
+    (r"^add_embedding\.linear_(\d)\.", lambda m: f"label_emb.0.{2 * int(m[1]) - 2}."),
     (r"^conv_norm_out\.", "out.0."),
     (r"^conv_out\.", "out.2."),
     (r"(resnets\.\d)\.norm1\.", r"\1.in_layers.0."),
@@ -128,7 +129,6 @@ UNET_NAMES = (
     ),
     (r"^down_blocks\.(\d)\.downsamplers\.0\.conv\.", lambda m: f"input_blocks.{3 * int(m[1]) + 3}.0.op."),
     (r"^up_blocks\.(\d)\.(r|a)\w+\.(\d)\.", lambda m: f"output_blocks.{3 * int(m[1]) + int(m[3])}.{'ra'.find(m[2])}."),
-    (r"^up_blocks\.(\d)\.upsamplers\.0\.", lambda m: f"output_blocks.{3 * int(m[1]) + 2}.{1 if m[1] == '0' else 2}."),
 )
 VAE_NAMES = (
     (r"\.group_norm\.", ".norm."),
@@ -145,19 +145,62 @@ VAE_NAMES = (
 )
 
 
+OPEN_CLIP_NAMES = (
+    (r"^text_model\.", ""),
+    (r"^embeddings\.token_embedding\.", "token_embedding."),
+    (r"^embeddings\.position_embedding\.weight", "positional_embedding"),
+    (r"^final_layer_norm\.", "ln_final."),
+    (r"^text_projection\.weight", "text_projection"),
+    (r"^encoder\.layers\.", "transformer.resblocks."),
+    (r"\.layer_norm(\d)\.", r".ln_\1."),
+    (r"\.mlp\.fc1\.", ".mlp.c_fc."),
+    (r"\.mlp\.fc2\.", ".mlp.c_proj."),
+    (r"\.self_attn\.", ".attn."),
+)
+
+
 def save_single_file(pipeline, file):
-    """Write the weights of an ``sd15`` pipeline in Stable Diffusion's original format, all in one file."""
+    """Write the weights of an ``sd15``, ``sd2`` or ``sdxl`` pipeline in its original format, all in one file."""
+    unet = pipeline.unet
+    # An upsampler comes after the attention, where its block has one.
+    places = [2 if hasattr(block, "attentions") else 1 for block in unet.up_blocks]
+    upsampler = (
+        r"^up_blocks\.(\d)\.upsamplers\.0\.",
+        lambda m: f"output_blocks.{3 * int(m[1]) + 2}.{places[int(m[1])]}.",
+    )
     state = {
-        f"model.diffusion_model.{_renamed(name, UNET_NAMES)}": value
-        for name, value in pipeline.unet.state_dict().items()
+        f"model.diffusion_model.{_renamed(name, (*UNET_NAMES, upsampler))}": value
+        for name, value in unet.state_dict().items()
     }
     for name, value in pipeline.vae.state_dict().items():
         # The original's attention is made of convolutions of one pixel.
         is_attention = "attentions" in name and value.ndim == 2
         state[f"first_stage_model.{_renamed(name, VAE_NAMES)}"] = value[..., None, None] if is_attention else value
-    for name, value in pipeline.text_encoder.state_dict().items():
-        state[f"cond_stage_model.transformer.text_model.{name.removeprefix('text_model.')}"] = value
+    if isinstance(pipeline, StableDiffusionXLInpaintPipeline):
+        state |= _clip(pipeline.text_encoder, "conditioner.embedders.0.transformer.text_model.")
+        state |= _open_clip(pipeline.text_encoder_2, "conditioner.embedders.1.model.")
+    elif unet.config.use_linear_projection:
+        state |= _open_clip(pipeline.text_encoder, "cond_stage_model.model.")
+    else:
+        state |= _clip(pipeline.text_encoder, "cond_stage_model.transformer.text_model.")
     save_file({name: value.contiguous() for name, value in state.items()}, file)
+
+
+def _clip(encoder, prefix):
+    return {f"{prefix}{name.removeprefix('text_model.')}": value for name, value in encoder.state_dict().items()}
+
+
+def _open_clip(encoder, prefix):
+    """The names of OpenCLIP, which keeps queries, keys and values in one tensor and the projection transposed."""
+    state, joined = {}, {}
+    for name, value in encoder.state_dict().items():
+        made = _renamed(name, OPEN_CLIP_NAMES)
+        if match := re.search(r"[qkv]_proj\.(weight|bias)$", made):
+            joined.setdefault(f"{made[: match.start()]}in_proj_{match[1]}", {})[made[match.start()]] = value
+        else:
+            state[made] = value.T if made == "text_projection" else value
+    state |= {name: torch.cat([parts[part] for part in "qkv"]) for name, parts in joined.items()}
+    return {f"{prefix}{name}": value for name, value in state.items()}
 
 
 def _renamed(name, table):
