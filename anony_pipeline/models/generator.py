@@ -19,7 +19,9 @@ from diffusers import (
     UNet2DConditionModel,
 )
 from diffusers.utils import is_xformers_available
+from safetensors import SafetensorError
 from torch import nn
+from transformers import PreTrainedModel
 
 from anony_pipeline.config.schema import Config
 from anony_pipeline.errors import ConfigError, WeightsError
@@ -32,6 +34,9 @@ Pipeline: TypeAlias = StableDiffusionInpaintPipeline | StableDiffusionXLInpaintP
 Latents = TypeVar("Latents", torch.Tensor, torch.Tensor | None)
 SHIPPED_UNET = "generator_unet.safetensors"
 INPAINTING_CHANNELS = 9
+PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+SECOND_TEXT = ("text_encoder_2", "tokenizer_2")
+"""What SDXL has beside them."""
 LAST_TIMESTEP = 999
 COARSE = 1 / 32
 """Sigma over a crop's height: what is coarser on a plate is its anchor's."""
@@ -311,7 +316,8 @@ class Generator(nn.Module):
         latents = self.add_noise(encoded.anchored, noise, self._timesteps(first, len(noise)))
         # "Trailing" spacing over [0, first] (Lin et al., Common Diffusion Noise Schedules and Sample Steps are Flawed,
         # 2024, table 2).
-        return latents, [round((first + 1) * (count - i) / count) - 1 for i in range(count)], (first + 1) // count
+        timesteps = [max(0, round((first + 1) * (count - i) / count) - 1) for i in range(count)]
+        return latents, timesteps, (first + 1) // count
 
     def _step(
         self,
@@ -438,12 +444,13 @@ def load_generator(config: Config, *, device: torch.device, dtype: torch.dtype) 
         tiny_vae=_tiny_vae(_folder(config, settings.tiny_vae)) if settings.tiny_vae else None,
         has_small_crops=config.model.generator.small_crops,
     )
-    generator.to(device)
     # SDXL's own autoencoder overflows in fp16, and says so.
     vae_dtype = torch.float32 if getattr(generator.vae.config, "force_upcast", False) else dtype
+    # Converted before they are moved: a GPU that holds a model in half precision need not hold it in float32.
     for part, wanted in ((generator.unet, dtype), (generator.vae, vae_dtype), (generator.tiny_vae, dtype)):
         if part is not None and part.dtype != wanted:
             part.to(wanted)
+    generator.to(device)
     # Convolutions are a third faster with the channels innermost, on CPUs and on GPUs in half precision.
     generator.unet.to(memory_format=torch.channels_last)
     if settings.enable_xformers:
@@ -464,17 +471,27 @@ def outline_unet(config: Config) -> UNet2DConditionModel:
         WeightsError: If the weights are not on this machine, a file of them is cut off, or the UNet can't inpaint.
         ConfigError: If the weights are one file, and nothing says of which architecture.
     """
-    settings = config.model.generator.diffusers
-    if settings.model_id == "shipped":
+    source = config.model.generator.diffusers
+    if source.model_id == "shipped":
         return build_demo_unet()
-    folder = weights.resolve(settings.model_id, Path(config.paths.weights), offline=True, revision=settings.revision)
+    folder = weights.resolve(source.model_id, Path(config.paths.weights), offline=True, revision=source.revision)
     files = sorted(folder.rglob("*.safetensors")) if folder.is_dir() else [folder]
     for path in files:
-        weights.check_whole(path)
+        weights.names_in(path)  # refuses one that is cut off
     folder = folder if folder.is_dir() else _described(config)
     _class_name(folder)
-    with torch.device("meta"):
-        unet = UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(folder / "unet"))
+    try:
+        settings = UNet2DConditionModel.load_config(folder / "unet", local_files_only=True)
+        with torch.device("meta"):
+            unet = UNet2DConditionModel.from_config(settings)
+    except (OSError, ValueError, TypeError, RuntimeError) as error:
+        raise WeightsError(
+            "the UNet's configuration can't be read",
+            where=folder / "unet" / "config.json",
+            got=" ".join(str(error).split())[:400],
+            allowed="the configuration of a UNet2DConditionModel of diffusers",
+            do="copy the folder again, or name another in model.generator.diffusers.model_id",
+        ) from error
     _check_channels(unet, folder)
     return unet
 
@@ -523,16 +540,27 @@ def _described(config: Config) -> Path:
 
 
 def _class_name(folder: Path) -> str:
+    """The class of the pipeline in a folder, after it was seen that no part of it is missing."""
     try:
-        return DiffusionPipeline.load_config(folder)["_class_name"]
+        name = str(DiffusionPipeline.load_config(folder, local_files_only=True)["_class_name"])
     except (OSError, KeyError) as error:
         raise WeightsError(
             "the folder holds no diffusers pipeline",
             where=folder,
             got=str(error).splitlines()[0],
-            allowed="a folder with model_index.json, unet, vae, text_encoder, tokenizer and scheduler",
+            allowed=f"a folder with model_index.json, {', '.join(PARTS)}",
             do="save one with save_pretrained, or name another in model.generator.diffusers.model_id",
         ) from error
+    parts = (*PARTS, *SECOND_TEXT) if "XL" in name else PARTS
+    if missing := [part for part in parts if not (folder / part).is_dir()]:
+        raise WeightsError(
+            "the folder lacks parts of an inpainting pipeline",
+            where=folder,
+            got=f"{name} without {', '.join(missing)}",
+            allowed=f"Stable Diffusion 1, 2 or XL with {', '.join(parts)}",
+            do="copy what is missing, or name another folder in model.generator.diffusers.model_id",
+        )
+    return name
 
 
 def _pipeline_class(folder: Path) -> tuple[type[Pipeline], dict[str, Any]]:
@@ -544,11 +572,11 @@ def _pipeline_class(folder: Path) -> tuple[type[Pipeline], dict[str, Any]]:
 
 
 def _pipeline_of_file(file: Path, folder: Path) -> Pipeline:
-    weights.check_whole(file)
+    weights.names_in(file)  # refuses one that is cut off
     pipeline_class, extras = _pipeline_class(folder)
     try:
         # A folder is given, because without one the library asks a network, even where it is told not to.
-        return pipeline_class.from_single_file(
+        pipeline = pipeline_class.from_single_file(
             str(file), config=str(folder), local_files_only=True, torch_dtype=torch.float32, **extras
         )
     except Exception as error:  # its conversion fails in whatever line finds a tensor missing
@@ -559,15 +587,17 @@ def _pipeline_of_file(file: Path, folder: Path) -> Pipeline:
             allowed=f"Stable Diffusion's original format, of the architecture that {folder} describes",
             do="name the folder of its own architecture in model.generator.diffusers.single_file_config",
         ) from error
+    _check_filled(pipeline, file)
+    return pipeline
 
 
 def _pipeline_from(folder: Path) -> Pipeline:
     pipeline_class, extras = _pipeline_class(folder)
     try:
-        return pipeline_class.from_pretrained(
+        pipeline = pipeline_class.from_pretrained(
             folder, use_safetensors=True, local_files_only=True, torch_dtype=torch.float32, **extras
         )
-    except (OSError, ValueError, TypeError, RuntimeError) as error:
+    except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
         raise WeightsError(
             "the pipeline can't be loaded",
             where=folder,
@@ -576,10 +606,41 @@ def _pipeline_from(folder: Path) -> Pipeline:
             do="copy a file again that is cut off or missing; convert .bin files, where you trust their source, by "
             "save_pretrained(..., safe_serialization=True)",
         ) from error
+    _check_filled(pipeline, folder)
+    return pipeline
+
+
+def _check_filled(pipeline: Pipeline, where: Path) -> None:
+    """Refuse weights of which some are not in the files: libraries leave them without values, or draw them."""
+    missing = []
+    for name, part in pipeline.components.items():
+        if isinstance(part, nn.Module):
+            missing += [f"{name}.{key}" for key, value in part.state_dict().items() if value.is_meta]
+            # transformers draws them, and says so in a log alone.
+            files = sorted((where / name).glob("*.safetensors")) if isinstance(part, PreTrainedModel) else []
+            if files:
+                there = {_unwrapped(key) for file in files for key in weights.names_in(file)}
+                missing += [f"{name}.{key}" for key in part.state_dict() if _unwrapped(key) not in there]
+    if missing:
+        raise WeightsError(
+            "weights are missing",
+            where=where,
+            got=f"{len(missing)} that no file has, {missing[0]} first",
+            allowed="files with all weights of their part",
+            do="copy the files again, or name another in model.generator.diffusers.model_id",
+        )
+
+
+def _unwrapped(name: str) -> str:
+    """A text encoder's weights by the name that all versions of transformers agree on."""
+    return name.removeprefix("text_model.")
 
 
 def _tiny_vae(folder: Path) -> AutoencoderTiny:
     try:
+        kind = AutoencoderTiny.load_config(folder, local_files_only=True).get("_class_name")
+        if kind != AutoencoderTiny.__name__:
+            raise ValueError(f"{kind} in config.json")
         return AutoencoderTiny.from_pretrained(folder, use_safetensors=True, local_files_only=True)
     except (OSError, ValueError, RuntimeError) as error:
         raise WeightsError(

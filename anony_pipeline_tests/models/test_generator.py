@@ -3,11 +3,12 @@ from itertools import pairwise
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from anony_pipeline.errors import ConfigError, WeightsError
 from anony_pipeline.models import generator as generators
 from anony_pipeline.models.demo_pipeline import build_demo_pipeline, build_demo_unet
-from anony_pipeline.models.generator import load_generator, outline_unet
+from anony_pipeline.models.generator import Generator, load_generator, outline_unet
 from anony_pipeline.structures.regions import Kind
 from anony_pipeline_tests.models.tiny_pipelines import save_pipeline, save_single_file
 
@@ -108,19 +109,22 @@ def test_fine_detail_is_the_generators_and_learns(demo_generator, crops):
     assert torch.equal((unseen * masks)[masks.expand_as(images) > 0.5], made.detach()[masks.expand_as(images) > 0.5])
 
 
+@pytest.mark.parametrize("strength", [0.4, 0.0001])
 @pytest.mark.parametrize("steps", [1, 2, 3, 4])
-def test_plates_start_at_the_strength_and_step_down_evenly(demo_generator, crops, steps):
-    generator = demo_generator(steps=steps, anchor_strength=0.4)
+def test_plates_start_at_the_strength_and_step_down_evenly(demo_generator, crops, steps, strength):
+    generator = demo_generator(steps=steps, anchor_strength=strength)
     seen = []
     generator.unet.forward = lambda noisy, timesteps, **__: (
         seen.append(int(timesteps[0])) or type("Output", (), {"sample": noisy[:, :4]})
     )
     images, masks, noise = crops(generator)
     generator.fill(images, masks, Kind.PLATE, noise=noise, anchors=images)
-    assert seen[0] == round(999 * 0.4)
+    first = round(999 * strength)
+    assert seen[0] == first
     assert len(seen) == steps
     assert seen == sorted(seen, reverse=True)
-    assert max(abs((a - b) - 400 / steps) for a, b in pairwise(seen)) <= 1 if steps > 1 else True
+    assert seen[-1] >= 0
+    assert all(abs((a - b) - (first + 1) / steps) <= 1 for a, b in pairwise(seen))
 
 
 def test_plates_without_an_anchor_are_refused(demo_generator, crops):
@@ -230,6 +234,50 @@ def test_a_truncated_weights_file_is_named(config_for, tmp_path):
         load_generator(config_for(folder), **CPU)
 
 
+def test_a_folder_that_lacks_something_is_refused_by_what_it_lacks(config_for, tiny_folder, tmp_path):
+    def spoiled(name, spoil):
+        folder = shutil.copytree(tiny_folder("sdxl"), tmp_path / name)
+        spoil(folder)
+        return config_for(folder)
+
+    def cut(folder):
+        file = folder / "text_encoder_2" / "model.safetensors"
+        file.write_bytes(file.read_bytes()[:-7])
+
+    def drop(part, file):
+        def spoil(folder):
+            state = load_file(folder / part / file)
+            del state[sorted(state)[1]]
+            save_file(state, folder / part / file, metadata={"format": "pt"})
+
+        return spoil
+
+    cases = {
+        "tokenizer_2": (lambda folder: shutil.rmtree(folder / "tokenizer_2"), "without tokenizer_2"),
+        "cut": (cut, "(?s)can't be loaded.*not fully covered"),
+        "unet": (drop("unet", "diffusion_pytorch_model.safetensors"), r"1 that no file has, unet\."),
+        "text": (drop("text_encoder", "model.safetensors"), r"1 that no file has, text_encoder\."),
+    }
+    for name, (spoil, said) in cases.items():
+        with pytest.raises(WeightsError, match=said):
+            load_generator(spoiled(name, spoil), **CPU)
+
+
+def test_a_folders_outline_is_refused_without_asking_a_network(config_for, tiny_folder, tmp_path):
+    def outlined(name, spoil):
+        folder = shutil.copytree(tiny_folder("sd15"), tmp_path / name)
+        spoil(folder / "unet" / "config.json")
+        return outline_unet(config_for(folder))
+
+    with pytest.raises(WeightsError, match="StableDiffusionInpaintPipeline without unet"):
+        outlined("flux", lambda file: shutil.rmtree(file.parent))
+    for name, text in {"half": "{", "blocks": '{"down_block_types": ["NoBlock"]}'}.items():
+        with pytest.raises(WeightsError, match=r"(?s)the UNet's configuration can't be read.*unet/config\.json"):
+            outlined(name, lambda file, text=text: file.write_text(text))
+    with pytest.raises(WeightsError, match=r"(?s)configuration can't be read.*no file named config\.json"):
+        outlined("none", lambda file: file.unlink())
+
+
 def test_a_folder_without_a_pipeline_is_refused(config_for, tmp_path):
     with pytest.raises(WeightsError, match=r"model_index\.json"):
         load_generator(config_for(tmp_path), **CPU)
@@ -304,6 +352,23 @@ def test_the_tiny_autoencoder_decodes_in_training_mode_alone(config_for, tiny_fo
     assert torch.equal(both.fill(images, masks, Kind.FACE, noise=noise), expected)
     both.train()
     assert not torch.equal(both.fill(images, masks, Kind.FACE, noise=noise), expected)
+
+
+def test_another_networks_folder_is_no_tiny_autoencoder(config_for, tiny_folder):
+    folder = tiny_folder("sd15")
+    with pytest.raises(WeightsError, match=r"(?s)tiny autoencoder can't be loaded.*AutoencoderKL"):
+        load_generator(config_for(folder, diffusers={"tiny_vae": str(folder / "vae")}), **CPU)
+
+
+def test_weights_are_in_their_precision_before_they_are_moved(config_for, tiny_folder, monkeypatch):
+    seen = []
+    move = Generator.to
+    monkeypatch.setattr(
+        Generator, "to", lambda self, device: seen.append((self.unet.dtype, self.vae.dtype)) or move(self, device)
+    )
+    for family, vae in {"sd2": torch.bfloat16, "sdxl": torch.float32}.items():
+        load_generator(config_for(tiny_folder(family)), device=torch.device("cpu"), dtype=torch.bfloat16)
+        assert seen.pop() == (torch.bfloat16, vae)
 
 
 def test_the_shipped_weights_are_loaded_into_the_demo_pipeline(config_for, tmp_path, monkeypatch):
