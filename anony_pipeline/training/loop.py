@@ -39,6 +39,18 @@ log = logging.getLogger("anony_pipeline")
 Mode = Literal["auto", "pretrain", "joint"]
 ShouldStop = Callable[[], bool]
 
+WITHOUT_EFFECT = (
+    "max_steps",
+    "pretrain_steps",
+    "validate_every_steps",
+    "validation_regions",
+    "accumulation",
+    "fsdp",
+    "torch_compile",
+    "max_bad_steps",
+)
+"""Keys of `training` by which a step's result changes by rounding alone, or not at all."""
+
 MARGIN_FACES = 256
 """Faces that the identity hinge's margin is measured on."""
 
@@ -128,13 +140,7 @@ def prepare(config: Config, coco: CocoSet) -> tuple[TrainingData, Canaries | Non
     Raises:
         DatasetError: If no region has a target, or an image is of a plate style that does not exist.
     """
-    if unknown := integrity.unknown_styles(coco, configured_styles()):
-        raise DatasetError(
-            "images are of plate styles that there is no file of: their plates would not be learned",
-            where=coco.path,
-            got="; ".join(unknown),
-            do="add a style file to configs/plate_styles, or set these images' plate_style to null",
-        )
+    check_styles(coco)
     # Before targets are made: a donor from the fold that is left out would be learned too.
     coco = folds.trained_on(config, coco)
     faces = make_face_targets(config, coco)
@@ -150,22 +156,42 @@ def prepare(config: Config, coco: CocoSet) -> tuple[TrainingData, Canaries | Non
     return data, planted
 
 
+def check_styles(coco: CocoSet) -> None:
+    """Refuse images of plate styles that nobody can draw.
+
+    Raises:
+        DatasetError: If there is no style file of an image's plate style.
+    """
+    if unknown := integrity.unknown_styles(coco, configured_styles()):
+        raise DatasetError(
+            "images are of plate styles that there is no file of: their plates would not be learned",
+            where=coco.path,
+            got="; ".join(unknown),
+            do="add a style file to configs/plate_styles, or set these images' plate_style to null",
+        )
+
+
 def fingerprint(config: Config, stage: str, begins_with: str) -> str:
     """The hash of what a stage's result depends on; lengths, paths, intervals and evaluation are not part of it.
+
+    What a step costs is not either (rounding apart): who lowers it because memory ran out goes on where it did.
 
     Args:
         config: The configuration.
         stage: `pretrain` depends on fewer keys than `joint`: another `adv_weight` needs no new pretraining.
         begins_with: The version of the weights or data that the stage begins with.
     """
-    training = config.training.model_dump(mode="json")
-    for key in ("max_steps", "pretrain_steps", "validate_every_steps", "validation_regions", "fsdp", "torch_compile"):
-        del training[key]
     everything = config.model_dump(mode="json")
+    training, model = everything["training"], everything["model"]
+    for section, keys in ((training, WITHOUT_EFFECT), (model, ("offline", "plate_style"))):
+        for key in keys:
+            del section[key]
+    for key in ("gradient_checkpointing", "enable_xformers"):
+        del model["generator"]["diffusers"][key]
     common = {key: everything[key] for key in ("seed", "precision", "face_steps", "plate_steps", "targets")}
     common |= {key: value for key, value in everything.items() if key.startswith("plate_text_")}
-    parts: dict[str, object] = {**common, "training": training, "generator": everything["model"]["generator"]}
-    parts["finetune"], parts["rate"] = everything["model"]["finetune"], everything["lr"]["generator"]
+    parts: dict[str, object] = {**common, "training": training, "generator": model["generator"]}
+    parts["finetune"], parts["rate"] = model["finetune"], everything["lr"]["generator"]
     losses = everything["loss"]
     if stage == "joint":
         parts |= {key: everything[key] for key in ("model", "loss", "lr", "alternating")}
@@ -173,7 +199,7 @@ def fingerprint(config: Config, stage: str, begins_with: str) -> str:
     else:
         parts["loss"] = [losses[key] for key in ("l1_weight", "face_l1_scale", "perceptual_weight")]
         if config.model.lpips is not None:
-            parts["lpips"] = everything["model"]["lpips"]
+            parts["lpips"] = model["lpips"]
     return loading.fingerprint(*(f"{key}={parts[key]}" for key in sorted(parts)), begins_with)
 
 
@@ -189,9 +215,10 @@ class _Training:
         check_sharding(config, self.team.size)
         with self.team.first_goes_ahead():
             unify.ensure_unified(config)
+            val = loaders.open_split(config, "val")
+            check_styles(val)
             self.data, planted = prepare(config, loaders.open_split(config, "train"))
         faces = self.data.samples.get(Kind.FACE)
-        val = loaders.open_split(config, "val")
         self.validator = validation.Validator(config, val, trained_on=faces, canaries=planted)
         self.outputs = Path(config.paths.outputs)
 

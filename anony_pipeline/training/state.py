@@ -163,9 +163,13 @@ class TrainingState:
         optimizer.zero_grad(set_to_none=True)
         if is_finite and name == "generator":
             self._average()
-        elif not is_finite and not (name == "generator" and self.scaler.is_enabled()):
+        elif not is_finite and not (name == "generator" and self._finds_its_scale()):
             self.skip(name, f"the gradient's norm is {norm}")
         return norm
+
+    def _finds_its_scale(self) -> bool:
+        """Whether fp16's gradients may have been infinite because of their scale: below 1 it is not the reason."""
+        return self.scaler.is_enabled() and self.scaler.get_scale() >= 1
 
     def skip(self, name: str, reason: str) -> None:
         """Count a step that is not taken, and drop its gradients.

@@ -310,6 +310,20 @@ def test_a_gradient_that_is_not_finite_is_skipped_and_counted(parts):
     assert not changed(before, state.networks.detector)
 
 
+def test_fp16_gradients_that_no_scale_makes_finite_are_counted(parts):
+    state, _ = parts()
+    # As on a GPU: fp16 itself is not needed to search a scale.
+    state.scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    state.scaler.scale(torch.ones(1))
+    counted = []
+    for _ in range(4):
+        for value in lora.trainable_parameters(state.networks.generator).values():
+            value.grad = torch.full_like(value, float("nan"))
+        state.apply("generator")
+        counted.append(state.progress.bad_steps)
+    assert counted == [0, 0, 1, 2]
+
+
 def test_too_many_bad_steps_stop_the_run_and_name_the_last_good_checkpoint(parts, tmp_path):
     state, _ = parts(training__max_bad_steps=1)
     state.last_saved = tmp_path / "step_000007"

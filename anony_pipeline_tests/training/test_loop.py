@@ -130,6 +130,10 @@ def test_a_finished_run_is_not_trained_again(whole, tiny_training):
         ("joint", {"loss__adv_weight": 0.2}, False),
         ("joint", {"training__batch_size": 3}, False),
         ("joint", {"training__max_steps": 9, "checkpoint__keep_last": 7, "paths__outputs": "/elsewhere"}, True),
+        ("joint", {"training__accumulation": 2, "training__max_bad_steps": 3}, True),
+        ("joint", {"model__generator__diffusers": {"gradient_checkpointing": True, "enable_xformers": True}}, True),
+        ("joint", {"model__generator__diffusers": {"tiny_vae": "taesd"}}, False),
+        ("joint", {"model__offline": False, "model__plate_style": "styles.safetensors"}, True),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else str(value),
 )
@@ -219,10 +223,11 @@ def test_an_empty_data_set_is_refused(tiny_training, config, monkeypatch, tiny_r
         tiny_training(config())
 
 
-def test_plates_of_a_style_without_a_file_are_refused(tiny_training, config, tiny_root, monkeypatch):
+@pytest.mark.parametrize("wrong", ["train", "val"])
+def test_plates_of_a_style_without_a_file_are_refused(tiny_training, config, tiny_root, monkeypatch, wrong):
     coco = tiny.coco.load(tiny_root / "unified_train.json")
-    coco = dataclasses.replace(coco, images=[image | {"plate_style": "QQ"} for image in coco.images])
-    monkeypatch.setattr(loop.loaders, "open_split", lambda config, split: coco)
+    spoiled = dataclasses.replace(coco, images=[image | {"plate_style": "QQ"} for image in coco.images])
+    monkeypatch.setattr(loop.loaders, "open_split", lambda config, split: spoiled if split == wrong else coco)
     with pytest.raises(DatasetError, match=r"(?s)QQ, 6 images.*configs/plate_styles"):
         tiny_training(config())
 
