@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 from rich.console import Console
 
-from anony_pipeline import __version__
+from anony_pipeline import __version__, train_joint
 from anony_pipeline.errors import AnonyPipelineError
 
 if TYPE_CHECKING:
@@ -43,14 +43,6 @@ def _writable(folder: Path) -> Path:
 
 
 Output = Annotated[Path, typer.Option("--output", callback=_writable, help="Folder for the results.")]
-
-
-class Mode(StrEnum):
-    """Stages of training."""
-
-    AUTO = "auto"
-    PRETRAIN = "pretrain"
-    JOINT = "joint"
 
 
 class Profile(StrEnum):
@@ -217,24 +209,7 @@ def plan(config: Configs, overrides: Overrides = None) -> None:
         raise typer.Exit(1)
 
 
-@app.command()
-def train(
-    config: Configs,
-    overrides: Overrides = None,
-    mode: Annotated[
-        Mode, typer.Option(help="auto: pretrain if no pretrained generator is there, then joint.")
-    ] = Mode.AUTO,
-    max_steps: Annotated[
-        int | None, typer.Option("--max-steps", "--max_steps", min=1, help="Instead of training.max_steps.")
-    ] = None,
-) -> None:
-    """Train without Dagster; goes on from the newest checkpoint."""
-    from anony_pipeline import printing
-    from anony_pipeline.config import loading
-    from anony_pipeline.training import loop
-
-    report = loop.train(loading.load(config, overrides or ()), mode=mode.value, max_steps=max_steps)
-    out.print(printing.report(report, "training"))
+app.command("train")(train_joint.main)
 
 
 @app.command("cross-fit")

@@ -119,11 +119,16 @@ def _weights(config: Config) -> Iterator[Finding]:
         yield _lpips(config.model.lpips, config)
     judges = config.judges.model_dump()
     for role, name in judges.items():
-        if name is None:
+        if name is not None:
+            yield _weight(role.replace("_", " "), {"easyocr": "english_g2"}.get(name, name), config)
+        elif not role.startswith("second_"):  # nobody misses a further opinion
             what = "none: its figures will be null, and the gates that need them fail"
             yield Finding(role.replace("_", " "), False, what, f"set judges.{role}", needed=False)
-        else:
-            yield _weight(role.replace("_", " "), {"easyocr": "english_g2"}.get(name, name), config)
+    helpers = {"targets.landmarks": config.targets.landmarks, "model.plate_style": config.model.plate_style}
+    for key, file in helpers.items():
+        if file is not None:
+            do = f"put it there, or set {key} to null"
+            yield Finding(key, Path(file).is_file(), file if Path(file).is_file() else f"{file} is not there", do)
 
 
 def _weight(role: str, name: str, config: Config, revision: str | None = None) -> Finding:

@@ -20,8 +20,11 @@ from anony_pipeline.errors import AnonyPipelineError, may_pass_again
 EVENTS_VARIABLE = "ANONY_EVENTS"
 """Names a file that gets each event as a JSON line: how a process that started this one follows it."""
 
-FAILED, TRY_AGAIN, STOPPED = 1, 75, 130
-"""Exit codes; 75 is `EX_TEMPFAIL` of sysexits.h: the same command may succeed later."""
+FAILED, TRY_AGAIN, STOPPED = 2, 75, 130
+"""Exit codes; 2 is what the user can mend, as of `anony`; 75 is `EX_TEMPFAIL` of sysexits.h: the same command may succeed later."""
+
+
+MAX_STEPS = "Instead of training.max_steps; with --mode pretrain, of training.pretrain_steps."
 
 
 class Mode(StrEnum):
@@ -34,15 +37,19 @@ class Mode(StrEnum):
 
 def main(
     config: Annotated[list[str], typer.Option("--config", help="A YAML file; later ones win.")],
-    overrides: Annotated[list[str] | None, typer.Option("--set", help="loss.adv_weight=0.05")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", help="Override one key: --set loss.adv_weight=0.05")
+    ] = None,
     mode: Annotated[
         Mode, typer.Option(help="auto: pretrain if no pretrained generator is there, then joint.")
     ] = Mode.AUTO,
-    max_steps: Annotated[
-        int | None, typer.Option("--max_steps", "--max-steps", min=1, help="Instead of training.max_steps.")
-    ] = None,
+    max_steps: Annotated[int | None, typer.Option("--max_steps", "--max-steps", min=1, help=MAX_STEPS)] = None,
 ) -> None:
-    """Train, going on from the newest checkpoint of this configuration."""
+    """Train the generator, its discriminator and the detector, going on from the newest checkpoint of this configuration.
+
+    Before a long run, `anony plan` with the same --config and --set says what is missing. The process ends with a
+    checkpoint on Ctrl-C or SIGTERM, and exits with 130; the same command goes on from there.
+    """
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[RichHandler(console=Console(stderr=True))])
     # Importing torch takes seconds, which `--help` should not.
     from anony_pipeline.config import loading  # noqa: PLC0415

@@ -6,7 +6,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from anony_pipeline import train_joint
+from anony_pipeline import cli, train_joint
 from anony_pipeline.errors import DatasetError
 from anony_pipeline.training import loop
 from anony_pipeline_tests.training import tiny
@@ -66,7 +66,7 @@ def test_who_started_it_learns_the_checkpoint_from_the_last_event(run, tmp_path)
 
 def test_a_users_error_is_printed_without_a_traceback(run):
     result, _ = run(error=DatasetError("there is nothing to train on", do="add images"))
-    assert result.exit_code == 1
+    assert result.exit_code == train_joint.FAILED == cli.EXIT_USER_ERROR
     assert "there is nothing to train on" in result.output
     assert "Traceback" not in result.output
 

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias, TypeVar
 import torch
 import torch.nn.functional as F
 from diffusers import (
+    AutoencoderKL,
     AutoencoderTiny,
     DDIMScheduler,
     DiffusionPipeline,
@@ -431,10 +432,11 @@ def load_generator(config: Config, *, device: torch.device, dtype: torch.dtype) 
 
     Raises:
         WeightsError: If the weights are missing, pickled, of another architecture, or of a UNet that can't inpaint.
-        ConfigError: If an option can't run here.
+        ConfigError: If an option can't run here, or crops are no whole latents.
     """
     settings = config.model.generator.diffusers
     pipeline = _pipeline_of(config)
+    _check_sizes(config, pipeline.vae_scale_factor)
     generator = Generator(
         pipeline,
         prompts={Kind.FACE: config.model.generator.face_prompt, Kind.PLATE: config.model.generator.plate_prompt},
@@ -469,7 +471,7 @@ def outline_unet(config: Config) -> UNet2DConditionModel:
 
     Raises:
         WeightsError: If the weights are not on this machine, a file of them is cut off, or the UNet can't inpaint.
-        ConfigError: If the weights are one file, and nothing says of which architecture.
+        ConfigError: If the weights are one file, and nothing says of which architecture; or crops are no whole latents.
     """
     source = config.model.generator.diffusers
     if source.model_id == "shipped":
@@ -484,15 +486,17 @@ def outline_unet(config: Config) -> UNet2DConditionModel:
         settings = UNet2DConditionModel.load_config(folder / "unet", local_files_only=True)
         with torch.device("meta"):
             unet = UNet2DConditionModel.from_config(settings)
-    except (OSError, ValueError, TypeError, RuntimeError) as error:
+        scales = AutoencoderKL.load_config(folder / "vae", local_files_only=True)["block_out_channels"]
+    except (OSError, ValueError, TypeError, RuntimeError, KeyError) as error:
         raise WeightsError(
-            "the UNet's configuration can't be read",
-            where=folder / "unet" / "config.json",
+            "the configurations of UNet and autoencoder can't be read",
+            where=folder,
             got=" ".join(str(error).split())[:400],
-            allowed="the configuration of a UNet2DConditionModel of diffusers",
+            allowed="unet/config.json of a UNet2DConditionModel, vae/config.json of an AutoencoderKL",
             do="copy the folder again, or name another in model.generator.diffusers.model_id",
         ) from error
     _check_channels(unet, folder)
+    _check_sizes(config, 2 ** (len(scales) - 1))
     return unet
 
 
@@ -662,6 +666,20 @@ def _check_channels(unet: UNet2DConditionModel, base_id: str | Path) -> None:
             allowed=f"{INPAINTING_CHANNELS} (4 noisy latents, 1 mask, 4 latents of the masked image)",
             do="take the inpainting variant of the model (sd2-inpainting, sd15-inpainting, sdxl-inpainting), or widen "
             "conv_in to 9 channels with the new 5 at zero and fine-tune it as inpainting model first",
+        )
+
+
+def _check_sizes(config: Config, factor: int) -> None:
+    """Refuse crops of which the autoencoder would cut a rim off."""
+    settings = config.model.generator
+    sizes = {"face_size": settings.face_size, "plate_height": settings.plate_height}
+    if wrong := {name: size for name, size in sizes.items() if size % factor}:
+        raise ConfigError(
+            "the autoencoder can't make whole latents of these crops",
+            where=", ".join(f"model.generator.{name}" for name in wrong),
+            got=", ".join(map(str, wrong.values())),
+            allowed=f"multiples of {factor}, by which it makes images smaller",
+            do=f"set {', '.join(f'{name}: {max(1, round(size / factor)) * factor}' for name, size in wrong.items())}",
         )
 
 

@@ -1,6 +1,9 @@
 """The command line: thin, quick to answer, and clear about what was wrong."""
 
 import json
+import os
+import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -199,6 +202,21 @@ def test_purge_removes_private_folders_and_nothing_else(tmp_path, monkeypatch):
     assert (tmp_path / "outputs/x/scorecard.json").exists()
 
 
+def test_anony_train_stops_as_the_original_command_does(monkeypatch, tmp_path):
+    from anony_pipeline.training import loop
+
+    def train(config, *, mode, max_steps, on_event, should_stop):
+        on_event({"event": "begin"})
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert should_stop()
+        return loop.TrainReport(tmp_path / "step_000007", "0" * 64, mode, max_steps, False, 0, 1.0)
+
+    monkeypatch.setattr(loop, "train", train)
+    result = invoke("train", "--config", project.find("configs/demo.yaml"), "--max_steps", "7")
+    assert result.exit_code == 130
+    assert "the same command goes on from here" in result.output
+
+
 def test_plan_refuses_what_cannot_run_and_says_why(tmp_path, monkeypatch):
     monkeypatch.setattr(cli, "out", Console(width=400))
     layer = tmp_path / "layer.yaml"
@@ -227,6 +245,8 @@ def planned(*overrides):
         ("tiny autoencoder", "model.generator.diffusers.tiny_vae=nowhere", "nowhere is not here"),
         ("LPIPS", "model.lpips={network: vgg, backbone: none.pth}", "none.pth"),
         ("disk", "paths.outputs=memory://outputs", "on this machine alone"),
+        ("targets.landmarks", "targets.landmarks=/nowhere/yunet.onnx", "/nowhere/yunet.onnx is not there"),
+        ("model.plate_style", "model.plate_style=/nowhere/styles.safetensors", "styles.safetensors is not there"),
     ],
 )
 def test_plan_refuses_what_training_would_refuse_later(name, override, said):
@@ -234,6 +254,12 @@ def test_plan_refuses_what_training_would_refuse_later(name, override, said):
     assert finding.needed
     assert not finding.fine
     assert said in finding.what
+
+
+def test_plan_misses_the_judges_that_gates_need_and_no_others():
+    found = planned("judges.held_out_reader=null")
+    assert "the gates that need them fail" in found["held out reader"].what
+    assert not any(name.startswith("second") for name in found)
 
 
 def test_plan_looks_at_the_users_plate_styles(monkeypatch, tmp_path):
@@ -291,6 +317,9 @@ def test_plan_looks_at_a_folders_unet_without_loading_it(tmp_path):
     unet.write_bytes(unet.read_bytes()[:-1])
     assert "cut off" in what_learns(folder)
     assert "4 input channels" in what_learns(save_pipeline("sd15", tmp_path / "four", in_channels=4))
+    lacking = save_pipeline("sd15", tmp_path / "lacking")
+    shutil.rmtree(lacking / "tokenizer")
+    assert "without tokenizer" in what_learns(lacking)
 
 
 def test_doctor_names_what_is_missing(monkeypatch, tmp_path):

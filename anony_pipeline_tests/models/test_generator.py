@@ -5,11 +5,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from anony_pipeline.config.schema import Config
 from anony_pipeline.errors import ConfigError, WeightsError
 from anony_pipeline.models import generator as generators
 from anony_pipeline.models.demo_pipeline import build_demo_pipeline, build_demo_unet
 from anony_pipeline.models.generator import Generator, load_generator, outline_unet
 from anony_pipeline.structures.regions import Kind
+from anony_pipeline_tests.models.conftest import SOURCE
 from anony_pipeline_tests.models.tiny_pipelines import save_pipeline, save_single_file
 
 CPU = {"device": torch.device("cpu"), "dtype": torch.float32}
@@ -272,9 +274,11 @@ def test_a_folders_outline_is_refused_without_asking_a_network(config_for, tiny_
     with pytest.raises(WeightsError, match="StableDiffusionInpaintPipeline without unet"):
         outlined("flux", lambda file: shutil.rmtree(file.parent))
     for name, text in {"half": "{", "blocks": '{"down_block_types": ["NoBlock"]}'}.items():
-        with pytest.raises(WeightsError, match=r"(?s)the UNet's configuration can't be read.*unet/config\.json"):
+        with pytest.raises(
+            WeightsError, match=r"(?s)configurations of UNet and autoencoder can't be read.*unet/config\.json"
+        ):
             outlined(name, lambda file, text=text: file.write_text(text))
-    with pytest.raises(WeightsError, match=r"(?s)configuration can't be read.*no file named config\.json"):
+    with pytest.raises(WeightsError, match=r"(?s)configurations.*can't be read.*no file named config\.json"):
         outlined("none", lambda file: file.unlink())
 
 
@@ -352,6 +356,18 @@ def test_the_tiny_autoencoder_decodes_in_training_mode_alone(config_for, tiny_fo
     assert torch.equal(both.fill(images, masks, Kind.FACE, noise=noise), expected)
     both.train()
     assert not torch.equal(both.fill(images, masks, Kind.FACE, noise=noise), expected)
+
+
+@pytest.mark.parametrize("open_", [lambda config: load_generator(config, **CPU), outline_unet], ids=["load", "outline"])
+def test_crops_that_are_no_whole_latents_are_refused_with_the_nearest_size(tiny_folder, open_):
+    config = Config.model_validate(
+        {
+            "data": {"sources": [SOURCE]},
+            "model": {"generator": {"diffusers": {"model_id": str(tiny_folder("sd15"))}, "face_size": 500}},
+        }
+    )
+    with pytest.raises(ConfigError, match=r"(?s)model\.generator\.face_size\n.*500.*multiples of 8.*face_size: 496"):
+        open_(config)
 
 
 def test_another_networks_folder_is_no_tiny_autoencoder(config_for, tiny_folder):
