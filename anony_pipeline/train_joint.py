@@ -21,7 +21,8 @@ EVENTS_VARIABLE = "ANONY_EVENTS"
 """Names a file that gets each event as a JSON line: how a process that started this one follows it."""
 
 FAILED, TRY_AGAIN, STOPPED = 2, 75, 130
-"""Exit codes; 2 is what the user can mend, as of `anony`; 75 is `EX_TEMPFAIL` of sysexits.h: the same command may succeed later."""
+"""Exit codes: what the user can mend, as of `anony`; `EX_TEMPFAIL` of sysexits.h, where the same command may succeed
+later; and ended by a signal."""
 
 
 MAX_STEPS = "Instead of training.max_steps; with --mode pretrain, of training.pretrain_steps."
@@ -45,7 +46,7 @@ def main(
     ] = Mode.AUTO,
     max_steps: Annotated[int | None, typer.Option("--max_steps", "--max-steps", min=1, help=MAX_STEPS)] = None,
 ) -> None:
-    """Train the generator, its discriminator and the detector, going on from the newest checkpoint of this configuration.
+    """Train generator, discriminator and detector, going on from the newest checkpoint of this configuration.
 
     Before a long run, `anony plan` with the same --config and --set says what is missing. The process ends with a
     checkpoint on Ctrl-C or SIGTERM, and exits with 130; the same command goes on from there.
