@@ -16,7 +16,7 @@ from anony_pipeline.anonymize.policy import TREATMENTS, Policy
 from anony_pipeline.anonymize.verifying import Verifier
 from anony_pipeline.config import loading as config_loading
 from anony_pipeline.config.schema import Config, Profile
-from anony_pipeline.errors import CheckpointError
+from anony_pipeline.errors import CheckpointError, ConfigError
 from anony_pipeline.models import detector as detectors
 from anony_pipeline.models import generator as generators
 from anony_pipeline.models import lora
@@ -161,9 +161,16 @@ def assemble(
 
 
 def load_adapted(checkpoint: Checkpoint, device: torch.device) -> Generator:
-    """The base model with the checkpoint's adapters."""
-    dtype = devices.choose_dtype(_precision(checkpoint.config, device), device)
-    generator = generators.load_generator(checkpoint.config, device=device, dtype=dtype)
+    """The base model with the checkpoint's adapters.
+
+    What suits the machine that trained is left behind: a checkpoint is usable on any, only slower on some.
+    """
+    model = checkpoint.config.model
+    # xFormers changes time alone, and the tiny autoencoder decodes in training alone.
+    source = model.generator.diffusers.model_copy(update={"enable_xformers": False, "tiny_vae": None})
+    shown = model.generator.model_copy(update={"diffusers": source})
+    config = checkpoint.config.model_copy(update={"model": model.model_copy(update={"generator": shown})})
+    generator = generators.load_generator(config, device=device, dtype=_dtype(config, device))
     lora.load_adapters(generator, checkpoint.folder / "adapters")
     return generator.eval()
 
@@ -229,6 +236,9 @@ def find(detector: Detector | YuNet, images_rgb: Sequence[np.ndarray], threshold
     return detectors.detect(detector, list(images_rgb), threshold)
 
 
-def _precision(config: Config, device: torch.device) -> str:
-    # A checkpoint of a GPU run is usable on a CPU, only slower.
-    return "fp32" if device.type == "cpu" and config.precision == "fp16" else config.precision
+def _dtype(config: Config, device: torch.device) -> torch.dtype:
+    """The precision that a checkpoint was trained in, or float32 where the device does not have it."""
+    try:
+        return devices.choose_dtype(config.precision, device)
+    except ConfigError:
+        return torch.float32

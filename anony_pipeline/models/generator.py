@@ -70,6 +70,7 @@ class Generator(nn.Module):
     Attributes:
         mixes: The adapters of plate styles that have their own (`lora.mix_of`).
         unmerged: Weights as they were before adapters were merged into them (`lora.merge`), by layer.
+        replaced: The base model's weights of layers that were trained themselves (`lora.load_adapters`), by name.
 
     Args:
         pipeline: Stock inpainting pipeline (SD or SDXL) with a 9-channel UNet.
@@ -112,6 +113,7 @@ class Generator(nn.Module):
         self.has_small_crops = has_small_crops
         self.mixes: dict[str, lora.Mix] = {}
         self.unmerged: dict[str, torch.Tensor] = {}
+        self.replaced: dict[str, torch.Tensor] = {}
         self._is_xl = isinstance(pipeline, StableDiffusionXLInpaintPipeline)
         alphas = pipeline.scheduler.alphas_cumprod.to(torch.float32)
         self.alphas_cumprod: torch.Tensor

@@ -154,13 +154,17 @@ def unmerge(generator: "Generator") -> None:
 
 @contextmanager
 def without_adapters(generator: "Generator") -> Iterator[None]:
-    """Within the block the generator is its base model.
+    """Within the block the generator is its base model: without adapters, and without layers that `load_adapters` read.
 
     Raises:
         ValueError: If adapters are merged.
     """
     if not getattr(generator.unet, "peft_config", {}):
-        yield
+        _swap_layers(generator)
+        try:
+            yield
+        finally:
+            _swap_layers(generator)
         return
     if generator.unmerged:
         raise ValueError("adapters are merged into the base model: unmerge them first")
@@ -226,7 +230,7 @@ def load_adapters(generator: "Generator", folder: Path) -> None:
             do="set model.generator.diffusers.model_id to the base of these adapters, or train anew",
         )
     if not index["adapters"]:
-        _load_layers(generator.unet, folder / LAYERS_FILE)
+        _load_layers(generator, folder / LAYERS_FILE)
     for name in index["adapters"]:
         _load_adapter(generator.unet, name, folder / name / WEIGHTS_FILE)
     generator.mixes = index["mixes"]
@@ -335,15 +339,25 @@ def _read_index(folder: Path) -> Mapping[str, Any]:
         ) from error
 
 
-def _load_layers(unet: nn.Module, path: Path) -> None:
-    state = weights.load_safetensors(path)
-    unknown = unet.load_state_dict(state, strict=False).unexpected_keys
-    if unknown:
+def _load_layers(generator: "Generator", path: Path) -> None:
+    unet, state = generator.unet, weights.load_safetensors(path)
+    parameters = dict(unet.named_parameters())
+    if unknown := sorted(state.keys() - parameters.keys()):
         raise CheckpointError(
             "the trained layers are another model's", where=path, got=", ".join(unknown[:3]), do="check the base model"
         )
     for name in {key.rpartition(".")[0] for key in state}:
         unet.get_submodule(name).requires_grad_(True).float()
+    for name, value in state.items():
+        generator.replaced.setdefault(name, parameters[name].detach().clone())
+        parameters[name].data.copy_(value)
+
+
+def _swap_layers(generator: "Generator") -> None:
+    """Put the base model's layers in place of those that were trained themselves, or these back."""
+    parameters = dict(generator.unet.named_parameters())
+    for name, other in generator.replaced.items():
+        generator.replaced[name], parameters[name].data = parameters[name].data, other
 
 
 def _load_adapter(unet: UNet2DConditionModel, name: str, path: Path) -> None:

@@ -1,13 +1,17 @@
 import numpy as np
 import pytest
+import torch
 import yaml
 from safetensors.torch import save_file
 
 from anony_pipeline.anonymize import loading, overlaps
+from anony_pipeline.config.schema import Config
 from anony_pipeline.errors import WeightsError
-from anony_pipeline.models import detector
+from anony_pipeline.models import detector, lora
+from anony_pipeline.models.generator import load_generator
 from anony_pipeline.storage import manifests
 from anony_pipeline.structures.regions import Kind, Region
+from anony_pipeline_tests.models.tiny_pipelines import save_pipeline
 
 LEAST_PX = 40
 """The smallest white square that the network below takes for a face."""
@@ -108,3 +112,25 @@ def test_a_profile_that_generates_nothing_needs_neither_the_base_model_nor_judge
 def test_a_profile_that_generates_does_need_them(without_generator):
     with pytest.raises(WeightsError, match="nowhere"):
         loading.load_anonymizer(without_generator, "cpu", profile="realistic")
+
+
+def test_a_checkpoint_of_a_large_gpu_is_usable_on_a_cpu(tmp_path):
+    folder = save_pipeline("sd15", tmp_path / "base")
+
+    def configured(**diffusers):
+        return Config.model_validate(
+            {
+                "data": {"sources": [{"name": "street", "layout": "pp4av", "root": ".", "exhaustive": ["face"]}]},
+                "model": {"generator": {"diffusers": {"model_id": str(folder), **diffusers}}},
+                "precision": "fp16",
+            }
+        )
+
+    cpu = torch.device("cpu")
+    trained = load_generator(configured(), device=cpu, dtype=torch.float32)
+    lora.make_trainable(trained, configured().model.finetune)
+    lora.save_adapters(trained, tmp_path / "adapters")
+    there = configured(enable_xformers=True, tiny_vae="/nowhere/taesd", gradient_checkpointing=True)
+    generator = loading.load_adapted(loading.Checkpoint(tmp_path, there, {}, ""), cpu)
+    assert generator.dtype == torch.float32
+    assert set(generator.unet.peft_config) == {"face", "plate"}

@@ -182,6 +182,11 @@ def test_layers_trained_themselves_come_back_exactly(demo_generator, crops, tmp_
     images, masks, noise = crops(generator)
     expected = generator.fill(images, masks, Kind.FACE, noise=noise)
     assert torch.equal(loaded.fill(images, masks, Kind.FACE, noise=noise), expected)
+    base = demo_generator().fill(images, masks, Kind.FACE, noise=noise)
+    assert not torch.equal(base, expected)
+    with lora.without_adapters(loaded):
+        assert torch.equal(loaded.fill(images, masks, Kind.FACE, noise=noise), base)
+    assert torch.equal(loaded.fill(images, masks, Kind.FACE, noise=noise), expected)
 
 
 def test_adapters_of_another_base_are_refused_and_both_are_named(demo_generator, tmp_path):
