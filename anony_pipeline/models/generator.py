@@ -448,8 +448,9 @@ def load_generator(config: Config, *, device: torch.device, dtype: torch.dtype) 
         tiny_vae=_tiny_vae(_folder(config, settings.tiny_vae)) if settings.tiny_vae else None,
         has_small_crops=config.model.generator.small_crops,
     )
-    # SDXL's own autoencoder overflows in fp16, and says so.
-    vae_dtype = torch.float32 if getattr(generator.vae.config, "force_upcast", False) else dtype
+    # SDXL's own autoencoder overflows in fp16, and says so; the others' say it, too, where their files say nothing.
+    upcasts = isinstance(pipeline, StableDiffusionXLInpaintPipeline) and pipeline.vae.config.force_upcast
+    vae_dtype = torch.float32 if upcasts else dtype
     # Converted before they are moved: a GPU that holds a model in half precision need not hold it in float32.
     for part, wanted in ((generator.unet, dtype), (generator.vae, vae_dtype), (generator.tiny_vae, dtype)):
         if part is not None and part.dtype != wanted:

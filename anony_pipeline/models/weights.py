@@ -27,6 +27,8 @@ from anony_pipeline.storage import atomic, manifests
 SHIPPED = Path(__file__).parents[1] / "weights"
 FORMAT = "anony_pipeline.weights/1"
 INCEPTION = "weights-inception-2015-12-05-6726825d.pth"
+NEVER_READ = ["*.bin", "*.ckpt", "*.pt", "*.pth", "*.msgpack", "*.h5", "*.fp16.safetensors", "*.non_ema.safetensors"]
+"""Files of a repository that are left where they are: pickled ones, and further copies of the weights beside them."""
 Network = TypeVar("Network", bound=torch.nn.Module)
 
 
@@ -390,13 +392,9 @@ def _from_hub(source: Source, _folder: Path, offline: bool) -> Path | str:
 
     kept = f"Hugging Face {source.where}@{source.revision or 'main'}"
     try:
-        # Pickled weights are left where they are.
         return Path(
             snapshot_download(
-                source.where,
-                revision=source.revision,
-                local_files_only=offline,
-                ignore_patterns=["*.bin", "*.ckpt", "*.pt", "*.pth", "*.msgpack", "*.h5"],
+                source.where, revision=source.revision, local_files_only=offline, ignore_patterns=NEVER_READ
             )
         )
     except (LocalEntryNotFoundError, HFValidationError, HfHubHTTPError, OSError) as error:

@@ -3,8 +3,10 @@ import json
 import pickle
 import zipfile
 
+import huggingface_hub
 import pytest
 import torch
+from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import save_file
 
 from anony_pipeline.errors import WeightsError
@@ -149,3 +151,22 @@ def test_every_registered_set_says_its_licence_and_where_it_is_from():
         assert entry.licence, name
         assert entry.sources, name
         assert all(len(sha256) == 64 for sha256 in entry.sha256.values()), name
+
+
+def test_what_is_never_read_is_not_downloaded(tmp_path, monkeypatch):
+    there = [
+        "model_index.json",
+        *(f"unet/diffusion_pytorch_model{end}" for end in (".safetensors", ".fp16.safetensors", ".bin")),
+        "unet/diffusion_pytorch_model.non_ema.safetensors",
+        "text_encoder/pytorch_model.bin",
+        "512-inpainting-ema.ckpt",
+    ]
+    fetched = []
+
+    def download(repository, *, ignore_patterns, **_):
+        fetched.extend(filter_repo_objects(there, ignore_patterns=ignore_patterns))
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    assert weights.resolve("sd2-inpainting", tmp_path, offline=False) == tmp_path
+    assert fetched == ["model_index.json", "unet/diffusion_pytorch_model.safetensors"]
