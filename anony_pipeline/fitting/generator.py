@@ -21,7 +21,8 @@ from torch import nn
 
 from anony_pipeline.config.schema import Generator as GeneratorSettings
 from anony_pipeline.fitting import augmentation
-from anony_pipeline.fitting.generator_crops import Crops, render_crops
+from anony_pipeline.fitting.crop_store import Batch, CropStore
+from anony_pipeline.fitting.generator_crops import render_crops
 from anony_pipeline.losses import adversarial, perceptual, reconstruction
 from anony_pipeline.models import weights
 from anony_pipeline.models.demo_pipeline import build_demo_pipeline
@@ -36,7 +37,6 @@ from anony_pipeline.structures.regions import Kind
 
 STATE = "generator_state.pt"
 PREVIEW = "generator_preview.png"
-VALIDATION_SHARE = 0.02
 SAVE_EVERY_SECONDS = 120.0
 LEARNING_RATE = 4e-4
 LAST_LEARNING_RATE = 2e-5
@@ -54,7 +54,6 @@ STRANGERS = 0.2
 """Cosine up to which two faces count as two people's; the mean of strangers is 0, but hair and skin stay alike."""
 LIKENESS_OF_ALL = 0.3
 """The loss from which on it has its full weight: about that of faces which all look alike."""
-MASK_GROWTH = (1.1, 1.4)
 CROPS = {Kind.FACE: 27_000, Kind.PLATE: 13_000}
 
 
@@ -78,91 +77,6 @@ TURNS = (Kind.FACE, Kind.FACE, Kind.PLATE)
 """Whose step it is: a plate's anchor gives most of the plate, a face has none."""
 PLATE_STRENGTHS = (0.02, 0.6)
 """Of the anchors' noise, as ``plate_text_anchor_strength``; above, no text that is not drawn again survives."""
-
-
-@dataclass
-class Batch:
-    """Crops on the device.
-
-    Attributes:
-        kind: Of all of them.
-        images: ``(N, 3, H, W)`` in ``[-1, 1]``; the last ones repeat the first, as many as there are twins.
-        masks: ``(N, 1, H, W)``, 0 or 1.
-        boxes: ``(N, 4)`` xyxy in pixels.
-        anchors: ``(N, 3, H, W)`` in ``[-1, 1]`` of plates; None for faces.
-        twins: How many crops are there twice.
-    """
-
-    kind: Kind
-    images: torch.Tensor
-    masks: torch.Tensor
-    boxes: torch.Tensor
-    anchors: torch.Tensor | None
-    twins: int
-
-
-class _Store:
-    """The crops of one kind as uint8 tensors, on the device where they fit, cut into training and validation."""
-
-    def __init__(self, crops: Crops, kind: Kind, device: torch.device) -> None:
-        is_face = kind is Kind.FACE
-        self.kind = kind
-        self.images = torch.from_numpy(np.array(crops.faces if is_face else crops.plates)).to(device)
-        self.anchors = None if is_face else torch.from_numpy(np.array(crops.anchors)).to(device)
-        self.boxes = torch.from_numpy(np.array(crops.face_boxes if is_face else crops.plate_boxes)).to(device)
-        self.held_out = max(1, round(len(self.images) * VALIDATION_SHARE))
-
-    def draw(self, size: int, rng: np.random.Generator) -> Batch:
-        """A random batch of training crops with random masks, flips and exposure."""
-        twins = round(size * TWIN_SHARE) if self.anchors is None else 0
-        chosen = rng.integers(len(self.images) - self.held_out, size=size - twins)
-        index = torch.from_numpy(np.concatenate([chosen, chosen[:twins]]))
-        flips = rng.random(size - twins) < 0.5 if self.anchors is None else np.zeros(size - twins, bool)
-        growth = rng.uniform(*MASK_GROWTH, (size - twins, 2))
-        shift = rng.normal(0, 0.03, (size - twins, 2))
-        gains = np.exp(rng.normal(0, [0.15, 0.04, 0.04, 0.04], (size - twins, 4)))
-        flips, growth, shift, gains = (
-            np.concatenate([values, values[:twins]]) for values in (flips, growth, shift, gains)
-        )
-        return self._batch(index, flips, growth, shift, gains, twins)
-
-    def validation(self, count: int) -> Batch:
-        """The first held-out crops, masked as in use."""
-        begin = len(self.images) - self.held_out
-        index = torch.arange(begin, min(begin + count, len(self.images)))
-        size = len(index)
-        flips, shift, gains = np.zeros(size, bool), np.zeros((size, 2)), np.ones((size, 4))
-        return self._batch(index, flips, np.full((size, 2), 1.15), shift, gains, 0)
-
-    def _batch(
-        self,
-        index: torch.Tensor,
-        flips: np.ndarray,
-        growth: np.ndarray,
-        shift: np.ndarray,
-        gains: np.ndarray,
-        twins: int,
-    ) -> Batch:
-        device = self.images.device
-        index = index.to(device, non_blocking=True)
-        boxes = self.boxes[index]
-        masks = _box_masks(boxes, growth, shift, (self.images.shape[1], self.images.shape[2]))
-        exposure = torch.from_numpy(gains[:, :1] * gains[:, 1:]).float().to(device, non_blocking=True)[..., None, None]
-        turned = torch.from_numpy(flips).to(device, non_blocking=True)
-        flipped = turned[:, None, None, None]
-        mirrored = torch.stack(
-            [self.images.shape[2] - boxes[:, 2], boxes[:, 1], self.images.shape[2] - boxes[:, 0], boxes[:, 3]], 1
-        )
-        pictures = _pixels(self.images[index], exposure)
-        anchors = None if self.anchors is None else _pixels(self.anchors[index], exposure)
-        return Batch(
-            self.kind,
-            torch.where(flipped, pictures.flip(3), pictures),
-            torch.where(flipped, masks.flip(3), masks),
-            torch.where(turned[:, None], mirrored, boxes),
-            anchors,
-            twins,
-        )
 
 
 class _Trainer:
@@ -213,7 +127,7 @@ class _Trainer:
     def _train_generator(self, outputs: torch.Tensor, batch: Batch) -> dict[str, torch.Tensor]:
         highest = LEARNING_RATE if self.began_with is None else FURTHER_LEARNING_RATE
         for group in self.optimizer.param_groups:
-            group["lr"] = _learning_rate(self.step, self.steps, highest)
+            group["lr"] = learning_rate(self.step, self.steps, highest)
         gradient, losses = self._gradient(outputs.detach(), batch)
         self.optimizer.zero_grad(set_to_none=True)
         outputs.backward(gradient.to(outputs.dtype))
@@ -378,7 +292,7 @@ def fit_generator(
         state = torch.load(state_file, map_location=trainer.device, weights_only=True)
         if (state["steps"], state["seed"], state["began_with"]) == (steps, seed, trainer.began_with):
             trainer.resume(state)
-    stores = {kind: _Store(rendered, kind, trainer.device) for kind in Kind}
+    stores = {kind: CropStore(rendered, kind, trainer.device) for kind in Kind}
     chosen = torch.backends.cudnn.benchmark
     # Two shapes alternate over thousands of steps: looking for the fastest convolutions once pays.
     torch.backends.cudnn.benchmark = True
@@ -399,14 +313,15 @@ def fit_generator(
     }
 
 
-def _train(trainer: _Trainer, stores: Mapping[Kind, _Store], batch_size: int, state_file: Path) -> None:
+def _train(trainer: _Trainer, stores: Mapping[Kind, CropStore], batch_size: int, state_file: Path) -> None:
     said = saved = time.monotonic()
     losses: dict[str, dict[str, torch.Tensor]] = {}
     first = trainer.step
     began = said
     while trainer.step < trainer.steps:
         store = stores[TURNS[trainer.step % len(TURNS)]]
-        batch = store.draw(batch_size, numpy_generator(trainer.seed, "generator/batch", trainer.step))
+        twins = round(batch_size * TWIN_SHARE) if store.kind is Kind.FACE else 0
+        batch = store.draw(batch_size, numpy_generator(trainer.seed, "generator/batch", trainer.step), twins)
         losses[store.kind.value] = trainer.train_step(batch)
         now = time.monotonic()
         if now - said >= 10:
@@ -430,7 +345,7 @@ def _save_state(trainer: _Trainer, path: Path) -> None:
 
 
 @torch.no_grad()
-def _validate(trainer: _Trainer, stores: Mapping[Kind, _Store], preview: Path) -> dict[str, float]:
+def _validate(trainer: _Trainer, stores: Mapping[Kind, CropStore], preview: Path) -> dict[str, float]:
     """Pixel distances of the averaged generator on held-out crops, and a picture: original, masked, two fillings."""
     generator = trainer.generator
     trained, generator.unet = generator.unet, trainer.ema.eval()
@@ -461,25 +376,6 @@ def _validate(trainer: _Trainer, stores: Mapping[Kind, _Store], preview: Path) -
 
 def _sheet(rows: list[list[np.ndarray]]) -> np.ndarray:
     return np.concatenate([np.concatenate(row, axis=1) for row in rows])
-
-
-def _box_masks(boxes: torch.Tensor, growth: np.ndarray, shift: np.ndarray, size_hw: tuple[int, int]) -> torch.Tensor:
-    """Masks of jittered, grown boxes, rounded outward, ``(N, 1, H, W)``: `ops.masks.region_mask` on the device."""
-    center, size = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
-    center = center + torch.from_numpy(shift).float().to(boxes.device, non_blocking=True) * size
-    half = size / 2 * torch.from_numpy(growth).float().to(boxes.device, non_blocking=True)
-    low, high = (center - half).floor(), (center + half).ceil()
-    inside = []
-    for axis, length in ((1, size_hw[0]), (0, size_hw[1])):
-        place = torch.arange(length, device=boxes.device)[None]
-        inside.append((place >= low[:, axis : axis + 1]) & (place < high[:, axis : axis + 1]))
-    rows, columns = inside
-    return (rows[:, None, :, None] & columns[:, None, None, :]).float()
-
-
-def _pixels(crops: torch.Tensor, exposure: torch.Tensor) -> torch.Tensor:
-    """uint8 ``(N, H, W, 3)`` to ``(N, 3, H, W)`` in ``[-1, 1]`` under another exposure ``(N, 3, 1, 1)``."""
-    return (crops.permute(0, 3, 1, 2).float() / 255 * exposure).clamp(0, 1) * 2 - 1
 
 
 def _likeness(outputs: torch.Tensor, batch: Batch, recognizer: nn.Module, randomness: torch.Generator) -> torch.Tensor:
@@ -515,7 +411,8 @@ def _by_box(boxes: torch.Tensor) -> torch.Tensor:
     return matrices
 
 
-def _learning_rate(step: int, steps: int, highest: float) -> float:
+def learning_rate(step: int, steps: int, highest: float) -> float:
+    """Rise linearly over the first tenth, at most 200 steps, then fall as a half cosine."""
     warm = min(1.0, (step + 1) / max(1, min(200, steps // 10)))
     cosine = (1 + math.cos(math.pi * step / steps)) / 2
     return warm * (LAST_LEARNING_RATE + (highest - LAST_LEARNING_RATE) * cosine)

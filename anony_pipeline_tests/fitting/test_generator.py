@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 
 from anony_pipeline.config.schema import Generator as GeneratorSettings
 from anony_pipeline.fitting import generator as fitting
-from anony_pipeline.fitting import generator_crops
+from anony_pipeline.fitting import crop_store, generator_crops
 from anony_pipeline.fitting.generator_crops import FIRST_PERSON, face_crop, plate_crop, render_crops
 from anony_pipeline.models.demo_pipeline import build_demo_unet
 from anony_pipeline.models.recognizer import ArcFaceNet, alignment, load_recognizer_twin
@@ -98,7 +98,7 @@ def test_rendered_crops_are_used_again(work):
 def test_masks_equal_those_of_use():
     boxes = torch.tensor([[20.3, 11.0, 60.8, 50.2], [5.0, 2.0, 90.0, 60.0]])
     growth, shift = np.array([[1.15, 1.15], [1.3, 1.3]]), np.zeros((2, 2))
-    masks = fitting._box_masks(boxes, growth, shift, (64, 96))
+    masks = crop_store.box_masks(boxes, growth, shift, (64, 96))
     for mask, box, factor in zip(masks, boxes.tolist(), (1.15, 1.3), strict=True):
         expected = region_mask([Region(Kind.FACE, tuple(box))], (64, 96), growth=factor)
         assert np.array_equal(mask[0].numpy(), expected)
@@ -107,7 +107,7 @@ def test_masks_equal_those_of_use():
 @pytest.mark.parametrize("kind", list(Kind))
 def test_what_is_under_the_mask_is_never_an_input(work, kind):
     trainer = fitting._Trainer(4, 0, torch.device("cpu"), ArcFaceNet())
-    store = fitting._Store(render_crops(work / "crops", count=COUNT, seed=0), kind, torch.device("cpu"))
+    store = crop_store.CropStore(render_crops(work / "crops", count=COUNT, seed=0), kind, torch.device("cpu"))
     batch = store.draw(2, np.random.default_rng(0))
     with torch.no_grad():
         first = trainer._generate(batch)
@@ -118,7 +118,7 @@ def test_what_is_under_the_mask_is_never_an_input(work, kind):
 
 def test_a_plate_learns_with_the_coarse_colors_of_its_anchor_as_it_keeps_them_in_use(work):
     trainer = fitting._Trainer(4, 0, torch.device("cpu"), ArcFaceNet())
-    store = fitting._Store(render_crops(work / "crops", count=COUNT, seed=0), Kind.PLATE, torch.device("cpu"))
+    store = crop_store.CropStore(render_crops(work / "crops", count=COUNT, seed=0), Kind.PLATE, torch.device("cpu"))
     batch = store.draw(2, np.random.default_rng(0))
     batch.anchors = torch.tensor([0.8, -0.4, 0.1]).view(1, 3, 1, 1).expand_as(batch.images)
     with torch.no_grad():
@@ -129,8 +129,8 @@ def test_a_plate_learns_with_the_coarse_colors_of_its_anchor_as_it_keeps_them_in
 
 
 def test_twins_share_the_crop_and_not_the_noise(work):
-    store = fitting._Store(render_crops(work / "crops", count=COUNT, seed=0), Kind.FACE, torch.device("cpu"))
-    batch = store.draw(8, np.random.default_rng(0))
+    store = crop_store.CropStore(render_crops(work / "crops", count=COUNT, seed=0), Kind.FACE, torch.device("cpu"))
+    batch = store.draw(8, np.random.default_rng(0), twins=2)
     assert batch.twins == 2
     assert torch.equal(batch.images[:2], batch.images[-2:])
     assert torch.equal(batch.masks[:2], batch.masks[-2:])
@@ -138,7 +138,7 @@ def test_twins_share_the_crop_and_not_the_noise(work):
 
 
 def test_boxes_follow_a_flip(work):
-    store = fitting._Store(render_crops(work / "crops", count=COUNT, seed=0), Kind.FACE, torch.device("cpu"))
+    store = crop_store.CropStore(render_crops(work / "crops", count=COUNT, seed=0), Kind.FACE, torch.device("cpu"))
     batch = store.draw(8, np.random.default_rng(0))
     for box, mask in zip(batch.boxes, batch.masks, strict=True):
         rows, columns = (mask[0].amax(dim=axis).nonzero()[:, 0] for axis in (1, 0))
@@ -158,7 +158,7 @@ def test_likeness_is_what_the_recognizer_finds_in_twins_and_their_original():
     def likeness(original, first, second):
         pictures = [colors[i].view(1, 3, 1, 1).expand(1, 3, 64, 64) for i in (original, first, second)]
         box = torch.tensor([[16.0, 16, 48, 48]])
-        batch = fitting.Batch(
+        batch = crop_store.Batch(
             Kind.FACE, torch.cat([pictures[0]] * 2), torch.ones(2, 1, 64, 64), box.repeat(2, 1), None, 1
         )
         outputs = torch.cat(pictures[1:])
@@ -180,9 +180,13 @@ def test_faces_are_cut_by_the_box_as_the_judge_cuts_them():
 
 def test_every_weight_learns_in_both_phases(work):
     trainer = fitting._Trainer(6, 0, torch.device("cpu"), ArcFaceNet())
-    stores = [fitting._Store(render_crops(work / "crops", count=COUNT, seed=0), k, torch.device("cpu")) for k in Kind]
+    stores = [
+        crop_store.CropStore(render_crops(work / "crops", count=COUNT, seed=0), k, torch.device("cpu")) for k in Kind
+    ]
     before = {name: value.clone() for name, value in trainer.unet.named_parameters()}
-    names = [set(trainer.train_step(stores[n % 2].draw(4, np.random.default_rng(n)))) for n in range(4)]
+    names = [
+        set(trainer.train_step(stores[n % 2].draw(4, np.random.default_rng(n), twins=1 - n % 2))) for n in range(4)
+    ]
     assert names[0] == {"pixel", "edges", "gradient_norm"}
     assert names[2] >= {"pixel", "edges", "features", "adversary", "likeness", "discriminator"}
     assert all(not torch.equal(value, before[name]) for name, value in trainer.unet.named_parameters())
@@ -224,7 +228,7 @@ def test_training_goes_on_from_former_weights_once_their_adversary_knows_them(fi
     assert facts["began_with_sha256"] == sha256_of(former)
     assert all(torch.equal(first[name], second[name]) for name in first)
     trainer = fitting._Trainer(16, 0, torch.device("cpu"), ArcFaceNet(), former)
-    store = fitting._Store(render_crops(work / "crops", count=COUNT, seed=0), Kind.PLATE, torch.device("cpu"))
+    store = crop_store.CropStore(render_crops(work / "crops", count=COUNT, seed=0), Kind.PLATE, torch.device("cpu"))
     before = {name: value.clone() for name, value in trainer.unet.named_parameters()}
     learned = [set(trainer.train_step(store.draw(2, np.random.default_rng(n)))) for n in range(3)]
     assert learned[0] == learned[1] == {"discriminator", "r1"}

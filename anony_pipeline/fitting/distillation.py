@@ -1,0 +1,426 @@
+"""Bring a teacher of many steps into the base generator's one step: the same face of the same noise, and as real.
+
+Two forces on faces. *Follow*: of a noise and a crop the teacher has made one face, and the generator is to make that
+one (Luhman and Luhman, Knowledge Distillation in Iterative Generative Models, 2021), above all in what is coarse, for
+the mean of many fine details is a blur. *Match*: what is made moves to where the teacher's density grows over that of
+what is made now (Yin et al., One-step Diffusion with Distribution Matching Distillation, 2024, equation 7), which is
+sharp. Plates stay what the generator made of them before.
+"""
+
+import contextlib
+import copy
+import io
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from anony_pipeline.fitting import teacher as teachers
+from anony_pipeline.fitting.crop_store import Batch, CropStore
+from anony_pipeline.fitting.generator import PLATE_STRENGTHS, demo_generator, learning_rate
+from anony_pipeline.fitting.teacher import FlowNet
+from anony_pipeline.losses import reconstruction
+from anony_pipeline.models import weights
+from anony_pipeline.models.generator import LAST_TIMESTEP, SHIPPED_UNET, with_coarse_of
+from anony_pipeline.ops import images
+from anony_pipeline.runtime.progress import log, track
+from anony_pipeline.runtime.seeding import numpy_generator, seed_for
+from anony_pipeline.storage import atomic, manifests
+from anony_pipeline.structures.regions import Kind
+
+STATE = "distillation_state.pt"
+PREVIEW = "generator_preview.png"
+PAIRS = "pairs.npy"
+LEARNING_RATE = 4e-4
+SCORE_LEARNING_RATE = 1e-4
+EMA_DECAY = 0.999
+TURNS = (Kind.FACE, Kind.FACE, Kind.FACE, Kind.PLATE)
+FINE, COARSE = 0.3, 0.7
+"""Weights of following pixel by pixel and in means of `POOLED` x `POOLED` pixels."""
+POOLED = 4
+MATCH = 2.0
+MATCH_FROM, MATCH_WHOLE = 0.12, 0.35
+"""Shares of the training before which nothing is matched, and from which on all is: a density of what is made must be
+learned first."""
+MATCHED_TIMES = (0.02, 0.98)
+FURTHER_SHARE = 0.15
+"""Of the steps on faces, those that begin with what a first step made, as samplers of several steps do."""
+FURTHER_TIMESTEPS = (249, 499, 749)
+SAVE_EVERY_SECONDS = 120.0
+
+
+class _Student:
+    """All that learns, and one step of it."""
+
+    def __init__(self, teacher: FlowNet, former: Path, steps: int, seed: int, device: torch.device) -> None:
+        torch.manual_seed(seed_for(seed, "distillation/weights"))
+        self.steps, self.seed, self.device, self.step = steps, seed, device, 0
+        self.began_with = manifests.sha256_of(former)
+        self.generator = demo_generator().to(device)
+        weights.load_into(self.generator.unet, weights.load_safetensors(former), former)
+        self.unet = self.generator.unet
+        self.former = copy.deepcopy(self.unet).requires_grad_(False)
+        self.unet.requires_grad_(True).train()
+        self.ema = copy.deepcopy(self.unet).requires_grad_(False)
+        self.teacher = teacher.requires_grad_(False)
+        self.score = copy.deepcopy(teacher).requires_grad_(True)
+        is_fast = device.type == "cuda"
+        if is_fast:
+            for net in (self.unet, self.former, self.ema):
+                net.to(memory_format=torch.channels_last)
+            for net in (self.unet, self.teacher, self.score):
+                net.compile(dynamic=False)
+        self.optimizer = torch.optim.AdamW(self.unet.parameters(), LEARNING_RATE, betas=(0.9, 0.99), fused=is_fast)
+        self.score_optimizer = torch.optim.AdamW(
+            self.score.parameters(), SCORE_LEARNING_RATE, betas=(0.0, 0.99), fused=is_fast
+        )
+
+    def half(self) -> torch.autocast:
+        """bfloat16 on a GPU."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda")
+
+    def noise(self, stream: str, number: int, batch: Batch) -> torch.Tensor:
+        """Standard normal latents ``(N, 4, H, W)``, a function of seed, stream and number."""
+        randomness = torch.Generator(self.device).manual_seed(seed_for(self.seed, stream, number))
+        shape = self.generator.noise_shape(len(batch.images), (batch.images.shape[2], batch.images.shape[3]))
+        return torch.randn(shape, generator=randomness, device=self.device)
+
+    def made(self, batch: Batch, noise: torch.Tensor, timesteps: torch.Tensor | None = None) -> torch.Tensor:
+        """Completed faces ``(N, 3, H, W)`` of noise, or of noised latents at ``(N,)`` timesteps."""
+        generator, condition = self.generator, self.generator.condition(batch.images, batch.masks)
+        last = torch.full((len(noise),), LAST_TIMESTEP, device=self.device) if timesteps is None else timesteps
+        with self.half():
+            clean = generator.predict_clean(noise, last, condition, Kind.FACE)
+        return torch.where(batch.masks > 0.5, generator.decode(clean.float()), batch.images)
+
+    def face_step(self, batch: Batch, noise: torch.Tensor, followed: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Follow and match.
+
+        Args:
+            batch: Crops.
+            noise: ``(N, 4, H, W)``: which faces.
+            followed: ``(N, 3, H, W)``: what the teacher made of both.
+        """
+        outputs = self.made(batch, noise)
+        fixed = outputs.detach().requires_grad_(True)
+        fine = reconstruction.masked_l1(fixed, followed, batch.masks)
+        coarse = _coarse_l1(fixed, followed, batch.masks)
+        return self._learn(outputs, fixed, {"fine": (FINE, fine), "coarse": (COARSE, coarse)}, batch)
+
+    def further_step(self, batch: Batch, noise: torch.Tensor) -> dict[str, torch.Tensor]:
+        """A later step of a sampler of several: it begins with what a first one made, and stays near it."""
+        rng = numpy_generator(self.seed, "distillation/timestep", self.step)
+        with torch.no_grad(), self._with(self.ema):
+            first = self.made(batch, noise)
+        timesteps = torch.full((len(noise),), int(rng.choice(FURTHER_TIMESTEPS)), device=self.device)
+        anew = self.noise("distillation/further", self.step, batch)
+        latents = self.generator.add_noise(self.generator.encode(first), anew, timesteps)
+        outputs = self.made(batch, latents, timesteps)
+        fixed = outputs.detach().requires_grad_(True)
+        kept = reconstruction.masked_l1(fixed, first, batch.masks)
+        return self._learn(outputs, fixed, {"kept": (FINE, kept)}, batch)
+
+    def plate_step(self, batch: Batch) -> dict[str, torch.Tensor]:
+        """Make what the former generator makes of the same anchors and noise."""
+        generator, anchors = self.generator, batch.anchors
+        assert anchors is not None
+        noise = self.noise("distillation/plate", self.step, batch)
+        rng = numpy_generator(self.seed, "distillation/strength", self.step)
+        strengths = torch.from_numpy(rng.uniform(*PLATE_STRENGTHS, len(noise))).to(self.device, non_blocking=True)
+        timesteps = (strengths * LAST_TIMESTEP).round().long()
+        anchored = generator.encode(torch.where(batch.masks > 0.5, anchors, batch.images))
+        latents = generator.add_noise(anchored, noise, timesteps)
+        condition = generator.condition(batch.images, batch.masks)
+
+        def filled() -> torch.Tensor:
+            with self.half():
+                clean = generator.predict_clean(latents, timesteps, condition, Kind.PLATE)
+            return with_coarse_of(anchors, generator.decode(clean.float()), batch.masks)
+
+        with torch.no_grad(), self._with(self.former):
+            wanted = filled()
+        outputs = filled()
+        losses = {
+            "pixel": reconstruction.masked_l1(outputs, wanted, batch.masks),
+            "edges": reconstruction.gradient_l1(outputs, wanted, batch.masks),
+        }
+        self._update((losses["pixel"] + losses["edges"]).backward)
+        return {name: loss.detach() for name, loss in losses.items()}
+
+    @contextlib.contextmanager
+    def _with(self, unet: nn.Module) -> Iterator[None]:
+        """The generator with another UNet."""
+        self.generator.unet = unet
+        try:
+            yield
+        finally:
+            self.generator.unet = self.unet
+
+    def _learn(
+        self, outputs: torch.Tensor, fixed: torch.Tensor, weighted: dict[str, tuple[float, torch.Tensor]], batch: Batch
+    ) -> dict[str, torch.Tensor]:
+        """Follow the gradients of weighted losses of the outputs, each of one length, and match.
+
+        Args:
+            outputs: ``(N, 3, H, W)`` with the generator's graph.
+            fixed: The same, a leaf.
+            weighted: Weight and loss of ``fixed``, by name.
+            batch: Their crops.
+        """
+        length = _length_of_pixel_distance(batch.masks)
+        total = torch.zeros_like(fixed)
+        for weight, loss in weighted.values():
+            total += weight * _of_length(torch.autograd.grad(loss, fixed)[0], length)
+        losses = {name: loss for name, (_, loss) in weighted.items()}
+        share = (self.step / self.steps - MATCH_FROM) / (MATCH_WHOLE - MATCH_FROM)
+        if share > 0:
+            direction, losses["match"] = self._matching(fixed.detach(), batch)
+            total += MATCH * min(1.0, share) * _of_length(direction, length)
+        self._update(lambda: outputs.backward(total))
+        losses["score"] = self._train_score(fixed.detach(), batch)
+        return {name: loss.detach() for name, loss in losses.items()}
+
+    @torch.no_grad()
+    def _matching(self, outputs: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """The gradient of the divergence of what is made from what the teacher makes (Yin et al., equations 7, 8)."""
+        randomness = torch.Generator(self.device).manual_seed(seed_for(self.seed, "distillation/match", self.step))
+        low, high = MATCHED_TIMES
+        times = low + (high - low) * torch.rand(len(outputs), generator=randomness, device=self.device)
+        t = times.view(-1, 1, 1, 1)
+        noise = torch.randn(outputs.shape, generator=randomness, device=self.device)
+        noisy = (1 - t) * outputs + t * noise
+        with self.half():
+            real = noisy - t * self.teacher(noisy, times, outputs, batch.masks).float()
+            made = noisy - t * self.score(noisy, times, outputs, batch.masks).float()
+        pixels = 3 * batch.masks.sum(dim=(1, 2, 3), keepdim=True).clamp(min=1)
+        off = ((outputs - real).abs() * batch.masks).sum(dim=(1, 2, 3), keepdim=True) / pixels
+        direction = (made - real) * batch.masks / off.clamp(min=1e-3)
+        return direction, ((made - real).abs() * batch.masks).sum() / pixels.sum()
+
+    def _train_score(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
+        randomness = torch.Generator(self.device).manual_seed(seed_for(self.seed, "distillation/score", self.step))
+        noise = torch.randn(outputs.shape, generator=randomness, device=self.device)
+        times = torch.rand(len(outputs), generator=randomness, device=self.device)
+        with self.half():
+            loss = teachers.flow_loss(self.score, outputs, batch.masks, times, noise)
+        self.score_optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.score.parameters(), 1.0)
+        self.score_optimizer.step()
+        return loss.detach()
+
+    def _update(self, backward: Callable[[], None]) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.step, self.steps, LEARNING_RATE)
+        self.optimizer.zero_grad(set_to_none=True)
+        backward()
+        nn.utils.clip_grad_norm_(self.unet.parameters(), 1.0)
+        self.optimizer.step()
+        with torch.no_grad():
+            decay = min(EMA_DECAY, (1 + self.step) / (10 + self.step))
+            torch._foreach_lerp_(list(self.ema.parameters()), list(self.unet.parameters()), 1 - decay)
+
+    _PARTS = ("unet", "ema", "score", "optimizer", "score_optimizer")
+
+    def state(self) -> dict[str, Any]:
+        """Everything that the next step depends on."""
+        facts = {"step": self.step, "steps": self.steps, "seed": self.seed, "began_with": self.began_with}
+        return facts | {name: getattr(self, name).state_dict() for name in self._PARTS}
+
+    def resume(self, state: Mapping[str, Any]) -> bool:
+        """Go on where `state` was taken, if it is of this training; whether it is."""
+        if any(state[name] != getattr(self, name) for name in ("steps", "seed", "began_with")):
+            return False
+        self.step = state["step"]
+        for name in self._PARTS:
+            getattr(self, name).load_state_dict(state[name])
+        return True
+
+
+class _Pairs:
+    """Faces that the teacher made, in chunks whose crops and noise are functions of the chunk's number."""
+
+    def __init__(self, student: _Student, store: CropStore, chunks: tuple[int, int], file: Path) -> None:
+        self.student, self.store = student, store
+        self.chunks, self.chunk = chunks
+        self.pictures = torch.from_numpy(self._kept(file)).to(store.device)
+
+    def __getitem__(self, number: int) -> tuple[Batch, torch.Tensor, torch.Tensor]:
+        """Crops, noise and the teacher's pictures of one chunk."""
+        batch, noise = self._given(number)
+        return batch, noise, self.pictures[number].float() / 127.5 - 1
+
+    def completed(self, batch: Batch, noise: torch.Tensor) -> torch.Tensor:
+        """What the teacher makes of the three color channels of the noise, ``(N, 3, H, W)``."""
+        with self.student.half():
+            return teachers.draw(self.student.teacher, noise[:, :3].contiguous(), batch.images, batch.masks)
+
+    def _given(self, number: int) -> tuple[Batch, torch.Tensor]:
+        batch = self.store.draw(self.chunk, numpy_generator(self.student.seed, "distillation/pair", number))
+        return batch, self.student.noise("distillation/pair noise", number, batch)
+
+    def _kept(self, file: Path) -> np.ndarray:
+        height, width = self.store.images.shape[1:3]
+        shape = (self.chunks, self.chunk, 3, height, width)
+        if file.exists() and (kept := np.load(file)).shape == shape:
+            return kept
+        pictures = np.empty(shape, np.uint8)
+        for number in track(range(self.chunks), "faces by the teacher"):
+            made = self.completed(*self._given(number))
+            pictures[number] = ((made + 1) * 127.5).round().clamp(0, 255).byte().cpu().numpy()
+        with atomic.writing(file) as target:
+            np.save(target, pictures)
+        return pictures
+
+
+def distill(
+    teacher: FlowNet,
+    stores: Mapping[Kind, CropStore],
+    *,
+    former: Path,
+    steps: int,
+    seed: int,
+    out: Path,
+    work: Path,
+    chunks: tuple[int, int],
+) -> dict[str, Any]:
+    """Teach the base generator and write its moving average as fp16 safetensors; a broken run goes on.
+
+    Args:
+        teacher: Frozen.
+        stores: Crops of each kind, on the device that trains.
+        former: Weights of the generator to begin with; plates stay as it makes them.
+        steps: Faces and plates take turns (`TURNS`).
+        seed: Of batches and noise.
+        out: Folder of ``generator_unet.safetensors`` and of a picture of held-out crops.
+        work: Folder of the teacher's faces and the training state.
+        chunks: How many the teacher makes, of how many faces each (49 kB a face): one is a step's batch.
+
+    Returns:
+        Facts for the weights' manifest: steps, seconds, and distances on held-out crops.
+    """
+    begin = time.monotonic()
+    store, plates = stores[Kind.FACE], stores[Kind.PLATE]
+    student = _Student(teacher, former, steps, seed, store.device)
+    taught = _Pairs(student, store, chunks, work / PAIRS)
+    state_file = work / STATE
+    if state_file.exists():
+        student.resume(torch.load(state_file, map_location=store.device, weights_only=True))
+    said = saved = time.monotonic()
+    first, began = student.step, said
+    losses: dict[str, dict[str, torch.Tensor]] = {}
+    while student.step < steps:
+        losses |= train_step(student, taught, plates)
+        now = time.monotonic()
+        if now - said >= 10:
+            said = now
+            rate = (student.step - first) / (now - began)
+            figures = "; ".join(
+                f"{what}: " + " ".join(f"{name} {float(value):.3f}" for name, value in values.items())
+                for what, values in losses.items()
+            )
+            log.info("distillation step %d of %d, %.1f a second; %s", student.step, steps, rate, figures)
+        if now - saved >= SAVE_EVERY_SECONDS:
+            saved = now
+            _save(student, state_file)
+    _save(student, state_file)
+    weights.save_half(out / SHIPPED_UNET, student.ema)
+    return {
+        "distillation_steps": steps,
+        "distillation_seconds_of_last_slice": round(time.monotonic() - begin, 1),
+        "distillation_batch_size": taught.chunk,
+        "teacher_parameters": sum(p.numel() for p in teacher.parameters()),
+        "pairs": taught.chunks * taught.chunk,
+        "began_with_sha256": student.began_with,
+        **validate(student, taught, plates, out / PREVIEW),
+    }
+
+
+def train_step(student: _Student, taught: _Pairs, plates: CropStore) -> dict[str, dict[str, torch.Tensor]]:
+    """One step of whose turn it is; losses by what was learned."""
+    rng = numpy_generator(student.seed, "distillation/batch", student.step)
+    if TURNS[student.step % len(TURNS)] is Kind.PLATE:
+        losses = {"plates": student.plate_step(plates.draw(taught.chunk // 2, rng))}
+    else:
+        batch, noise, followed = taught[int(rng.integers(taught.chunks))]
+        if rng.random() < FURTHER_SHARE:
+            losses = {"further": student.further_step(batch, noise)}
+        else:
+            losses = {"faces": student.face_step(batch, noise, followed)}
+    student.step += 1
+    return losses
+
+
+@torch.no_grad()
+def validate(student: _Student, taught: _Pairs, plates: CropStore, preview: Path) -> dict[str, float]:
+    """How well the averaged generator follows on held-out crops, and a picture.
+
+    Returns:
+        ``face_l1_to_teacher`` of the same noise and ``.._of_another_noise``, which it is for a generator that does not
+        listen; how far two noises are apart, of both; ``plate_l1_to_former``. The picture has, from above: masked, the
+        teacher's, the generator's of the same noise and of another one, the original; plates as drawn, anchor, made.
+    """
+    faces, drawn = taught.store.validation(64), plates.validation(64)
+    noises = [student.noise("distillation/validation", number, faces) for number in range(2)]
+    with torch.compiler.set_stance("force_eager"):  # for these few shapes nothing is worth compiling
+        wanted = [taught.completed(faces, noise) for noise in noises]
+        with student._with(student.ema):
+            made = [student.made(faces, noise).clamp(-1, 1) for noise in noises]
+        noise = student.noise("distillation/validation", 2, drawn)
+        with_plates = []
+        for unet in (student.former, student.ema):
+            with student._with(unet):
+                filled = student.generator.fill(
+                    drawn.images, drawn.masks, Kind.PLATE, noise=noise, anchors=drawn.anchors
+                )
+            with_plates.append(filled)
+    assert drawn.anchors is not None
+    rows = [faces.images.masked_fill(faces.masks > 0.5, 0), wanted[0], *made, faces.images]
+    images.write(preview, _sheet([rows, [drawn.images, drawn.anchors, with_plates[1]]]))
+    compared: dict[str, tuple[torch.Tensor, torch.Tensor, Batch]] = {
+        "face_l1_to_teacher": (made[0], wanted[0], faces),
+        "face_l1_to_teacher_of_another_noise": (made[0], wanted[1], faces),
+        "face_l1_between_two_noises": (made[0], made[1], faces),
+        "face_l1_between_two_noises_of_teacher": (wanted[0], wanted[1], faces),
+        "plate_l1_to_former": (with_plates[0], with_plates[1], drawn),
+    }
+    return {
+        name: round(float(reconstruction.masked_l1(first, second, batch.masks)), 4)
+        for name, (first, second, batch) in compared.items()
+    }
+
+
+def _sheet(parts: list[list[torch.Tensor]], width: int = 2048) -> np.ndarray:
+    """Rows of pictures, as many of each as fit."""
+    rows = [images.to_images(row[: width // row.shape[3]]) for part in parts for row in part]
+    joined = [np.concatenate(row, axis=1) for row in rows]
+    widest = max(row.shape[1] for row in joined)
+    return np.concatenate([np.pad(row, ((0, 0), (0, widest - row.shape[1]), (0, 0))) for row in joined])
+
+
+def _coarse_l1(outputs: torch.Tensor, targets: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+    """Mean absolute error of means over `POOLED` x `POOLED` pixels, as far as they lie under the masks."""
+    error = F.avg_pool2d((outputs - targets) * masks, POOLED).abs()
+    inside = F.avg_pool2d(masks, POOLED).sum(dim=(1, 2, 3)) * outputs.shape[1]
+    return (error.sum(dim=(1, 2, 3)) / inside.clamp(min=1)).mean()
+
+
+def _of_length(gradient: torch.Tensor, length: torch.Tensor) -> torch.Tensor:
+    return gradient * (length / gradient.norm().clamp(min=1e-12))
+
+
+def _length_of_pixel_distance(masks: torch.Tensor) -> torch.Tensor:
+    """The length of `reconstruction.masked_l1`'s gradient, wherever no pixel is right: what others are scaled to."""
+    inside = (3 * masks.sum(dim=(1, 2, 3))).clamp(min=1)
+    return (1 / inside).sum().sqrt() / len(masks)
+
+
+def _save(student: _Student, path: Path) -> None:
+    buffer = io.BytesIO()
+    torch.save(student.state(), buffer)
+    atomic.write_bytes(path, buffer.getvalue())

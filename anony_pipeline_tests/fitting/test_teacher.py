@@ -1,0 +1,100 @@
+import numpy as np
+import pytest
+import torch
+
+from anony_pipeline.fitting import teacher
+from anony_pipeline.fitting.crop_store import CropStore
+from anony_pipeline.fitting.generator_crops import render_crops
+from anony_pipeline.structures.regions import Kind
+
+TINY = (32, 32)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    crops = render_crops(tmp_path_factory.mktemp("crops"), count={Kind.FACE: 8, Kind.PLATE: 2}, seed=0)
+    return CropStore(crops, Kind.FACE, torch.device("cpu"))
+
+
+class GaussianFlow(torch.nn.Module):
+    """The exact velocity between standard normal noise and pictures of ``N(mean, sigma^2)``, pixel by pixel."""
+
+    def __init__(self, mean, sigma):
+        super().__init__()
+        self.mean, self.sigma = mean, sigma
+
+    def forward(self, noisy, times, pictures, masks):
+        del pictures, masks
+        t = times.view(-1, 1, 1, 1)
+        spread = (1 - t) ** 2 * self.sigma**2 + t**2
+        # E[noise | noisy] - E[picture | noisy], by the rule for jointly normal variables.
+        off = noisy - (1 - t) * self.mean
+        return t * off / spread - (self.mean + (1 - t) * self.sigma**2 * off / spread)
+
+
+def test_following_an_exact_flow_ends_in_its_distribution():
+    noise = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    pictures, masks = torch.zeros_like(noise), torch.ones(4, 1, 32, 32)
+    made = teacher.draw(GaussianFlow(0.3, 0.1), noise, pictures, masks, steps=40)
+    assert made.mean().item() == pytest.approx(0.3 + 0.1 * noise.mean().item(), abs=2e-3)
+    assert made.std().item() == pytest.approx(0.1, rel=0.03)
+    # The flow of a Gaussian keeps the order of the noise: the same noise, the same place in the distribution.
+    assert torch.corrcoef(torch.stack([made.flatten(), noise.flatten()]))[0, 1] > 0.999
+
+
+def test_the_exact_velocity_has_no_loss_and_another_one_its_squared_distance():
+    picture = torch.full((2, 3, 8, 8), 0.3)
+    noise = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    masks = torch.zeros(2, 1, 8, 8)
+    masks[:, :, 2:6, 2:6] = 1
+    times = torch.tensor([0.2, 0.9])
+
+    def off_by(distance):
+        return lambda *_: noise - picture + distance
+
+    assert teacher.flow_loss(off_by(0.0), picture, masks, times, noise).item() == 0
+    assert teacher.flow_loss(off_by(0.5), picture, masks, times, noise).item() == pytest.approx(0.25, rel=1e-5)
+
+
+def test_nothing_under_the_mask_is_seen_and_nothing_outside_changes(store):
+    batch = store.draw(2, np.random.default_rng(0))
+    net = teacher.FlowNet(TINY).eval()
+    noise = torch.randn(batch.images.shape, generator=torch.Generator().manual_seed(1))
+    hidden = batch.images.masked_fill(batch.masks > 0.5, torch.nan)
+    made, again = (teacher.draw(net, noise, pictures, batch.masks, steps=2) for pictures in (batch.images, hidden))
+    outside = (batch.masks < 0.5).expand_as(made)
+    assert torch.equal(made, again)
+    assert torch.equal(made[outside], batch.images[outside])
+    assert not torch.equal(made[~outside], batch.images[~outside])
+
+
+def test_another_noise_makes_another_face(store):
+    batch = store.draw(2, np.random.default_rng(0))
+    net = teacher.FlowNet(TINY).eval()
+    first, second = (
+        teacher.draw(
+            net, torch.randn(batch.images.shape, generator=torch.Generator().manual_seed(n)), batch.images, batch.masks
+        )
+        for n in range(2)
+    )
+    assert (first - second).abs().mean() > 0.05
+
+
+def test_a_stopped_training_resumes_to_the_same_weights_bit_for_bit(store, tmp_path, monkeypatch):
+    options = {"steps": 4, "seed": 0, "batch_size": 2, "channels": TINY}
+    whole = teacher.fit_teacher(store, work=tmp_path / "whole", **options)
+    step = teacher.train_step
+
+    def stop_after_two(learner, *args, **settings):
+        if learner.step == 2:
+            raise KeyboardInterrupt
+        monkeypatch.setattr(teacher, "SAVE_EVERY_SECONDS", 0.0)
+        return step(learner, *args, **settings)
+
+    monkeypatch.setattr(teacher, "train_step", stop_after_two)
+    with pytest.raises(KeyboardInterrupt):
+        teacher.fit_teacher(store, work=tmp_path / "parts", **options)
+    monkeypatch.setattr(teacher, "train_step", step)
+    parts = teacher.fit_teacher(store, work=tmp_path / "parts", **options)
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), parts.parameters(), strict=True))
+    assert (tmp_path / "parts" / teacher.PREVIEW).exists()
