@@ -1,7 +1,10 @@
 """Random changes of image batches on the device that trains: place, light, resolution, noise.
 
-All take and give ``(N, 3, H, W)`` float in ``[-1, 1]`` and draw from the generator they are given.
+All take and give ``(N, 3, H, W)`` float in ``[-1, 1]`` and draw from the generator they are given. None of them waits
+for the device or brings numbers to it, so that a whole step of training can be captured as a CUDA graph (`loop.fit`).
 """
+
+import math
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +18,14 @@ def uniform(count: int, low: float, high: float, randomness: torch.Generator) ->
 def to_pixels(images_u8: torch.Tensor) -> torch.Tensor:
     """``(N, H, W, 3)`` uint8 -> ``(N, 3, H, W)`` float32 in ``[-1, 1]``."""
     return images_u8.permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def stretch(count: int, from_hw: tuple[int, int], to_hw: tuple[int, int], device: torch.device) -> torch.Tensor:
+    """``(count, 2, 3)`` matrices that take the whole of an image of one size to the whole of a crop of another."""
+    matrices = torch.zeros(count, 2, 3, device=device)
+    matrices[:, 0, 0].fill_(to_hw[1] / from_hw[1])
+    matrices[:, 1, 1].fill_(to_hw[0] / from_hw[0])
+    return matrices
 
 
 def jitter(
@@ -39,14 +50,13 @@ def jitter(
     # Under autocast matrices would be multiplied in bf16: half a pixel off.
     with torch.autocast(matrices.device.type, enabled=False):
         count = len(matrices)
-        size = torch.tensor([size_hw[1], size_hw[0]], device=matrices.device, dtype=matrices.dtype)
         angle = uniform(count, -turn, turn, randomness)
         factor = torch.exp(uniform(count, -scale, scale, randomness))
         cosine, sine = torch.cos(angle) * factor, torch.sin(angle) * factor
         rotation = torch.stack([torch.stack([cosine, -sine], 1), torch.stack([sine, cosine], 1)], 1)
-        move = size * torch.stack([uniform(count, -shift, shift, randomness) for _ in range(2)], 1)
+        move = torch.stack([edge * uniform(count, -shift, shift, randomness) for edge in size_hw[::-1]], 1)
         linear = rotation @ matrices[:, :, :2]
-        center = size / 2
+        center = _center(matrices, size_hw)
         offset = (rotation @ (matrices[:, :, 2] - center)[..., None])[..., 0] + center + move
         return torch.cat([linear, offset[..., None]], 2)
 
@@ -54,16 +64,23 @@ def jitter(
 def warp(pixels: torch.Tensor, matrices: torch.Tensor, size_hw: tuple[int, int]) -> torch.Tensor:
     """Resample by ``(N, 2, 3)`` matrices that take an image's ``(x, y)`` pixels to the crop's; edges are repeated."""
     height, width = pixels.shape[2:]
-    device = pixels.device
-    whole = torch.cat([matrices.float(), torch.tensor([[[0.0, 0, 1]]], device=device).expand(len(matrices), -1, -1)], 1)
-    crop_to_unit = torch.diag(torch.tensor([size_hw[1] / 2, size_hw[0] / 2, 1.0], device=device))
-    crop_to_unit[:2, 2] = torch.tensor([size_hw[1] / 2, size_hw[0] / 2], device=device)
-    unit_of_image = torch.diag(torch.tensor([2 / width, 2 / height, 1.0], device=device))
-    unit_of_image[:2, 2] = -1
-    with torch.autocast(device.type, enabled=False):  # see `jitter`
-        theta = (unit_of_image @ torch.linalg.inv(whole) @ crop_to_unit)[:, :2]
-    grid = F.affine_grid(theta, [len(pixels), 3, *size_hw], align_corners=False)
-    return F.grid_sample(pixels.float(), grid, padding_mode="border", align_corners=False)
+    with torch.autocast(pixels.device.type, enabled=False):  # see `jitter`
+        (a, b), (c, d) = matrices.float()[:, :, :2].permute(1, 2, 0)
+        inverse = torch.stack([d, -b, -c, a], 1).view(-1, 2, 2) / (a * d - b * c)[:, None, None]
+        center = _center(matrices, size_hw)
+        middle = (inverse @ (center - matrices[:, :, 2])[..., None])[..., 0]
+        # From the crop's to the image's coordinates, both running from -1 to 1.
+        linear = inverse * center[:, None] / _center(matrices, (height, width))[:, :, None]
+        offset = middle / _center(matrices, (height, width)) - 1
+        theta = torch.cat([linear, offset[..., None]], 2)
+        grid = F.affine_grid(theta, [len(pixels), 3, *size_hw], align_corners=False)
+        return F.grid_sample(pixels.float(), grid, padding_mode="border", align_corners=False)
+
+
+def _center(matrices: torch.Tensor, size_hw: tuple[int, int]) -> torch.Tensor:
+    """``(N, 2)`` the ``(x, y)`` of a crop's middle."""
+    like = matrices.new_ones(len(matrices), dtype=torch.float32)
+    return torch.stack([like * (size_hw[1] / 2), like * (size_hw[0] / 2)], 1)
 
 
 def light(pixels: torch.Tensor, randomness: torch.Generator, strength: float = 1.0) -> torch.Tensor:
@@ -84,28 +101,47 @@ def light(pixels: torch.Tensor, randomness: torch.Generator, strength: float = 1
 def coarsen(
     pixels: torch.Tensor, randomness: torch.Generator, lowest: float, groups: int = 4
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Shrink and enlarge again, as regions that are small in their images are: one factor for each group of the batch.
+    """Shrink and enlarge again, as regions that are small in their images are: each image by a factor of its own.
 
     Args:
         pixels: The batch.
         randomness: Where chance comes from.
-        lowest: The smallest share of the edge that is kept; the first group keeps all.
-        groups: How many different factors a batch sees.
+        lowest: The smallest share of the edge that is kept; the logarithm of what is kept is uniform.
+        groups: The first of so many parts of the batch keeps all.
 
     Returns:
         The batch, and ``(N,)`` the share of resolution that each kept.
     """
-    height, width = pixels.shape[2:]
-    parts, shares = [], []
-    for number, part in enumerate(pixels.chunk(groups)):
-        share = 1.0 if number == 0 else float(lowest ** uniform(1, 0, 1, randomness).item())
-        small = (max(4, round(height * share)), max(4, round(width * share)))
-        if share < 1:
-            shrunk = F.interpolate(part, small, mode="bilinear", antialias=True)
-            part = F.interpolate(shrunk, (height, width), mode="bicubic").clamp(-1, 1)  # noqa: PLW2901 - the part, changed
-        parts.append(part)
-        shares.append(torch.full((len(part),), share, device=pixels.device))
-    return torch.cat(parts), torch.cat(shares)
+    count, _, height, width = pixels.shape
+    share = lowest ** uniform(count, 0, 1, randomness)
+    share = share.masked_fill(torch.arange(count, device=pixels.device) < math.ceil(count / groups), 1.0)
+    with torch.autocast(pixels.device.type, enabled=False):
+        rows, columns = (_coarse(edge, share) for edge in (height, width))
+        coarse = rows[:, None] @ pixels.float() @ columns[:, None].transpose(2, 3)
+    return torch.where(share.view(-1, 1, 1, 1) < 1, coarse.clamp(-1, 1), pixels), share
+
+
+def _coarse(edge: int, share: torch.Tensor) -> torch.Tensor:
+    """``(N, edge, edge)`` matrices that shrink a line of pixels to a share of it and enlarge it again.
+
+    The numbers of `F.interpolate`: a triangle as wide as a small pixel, then cubics (a = -0.75) between them.
+    """
+    small = (edge * share).round().clamp(min=4).view(-1, 1, 1)
+    ratio = edge / small
+    at = torch.arange(edge, device=share.device, dtype=torch.float32)
+    centers = (at.view(1, -1, 1) + 0.5) * ratio
+    shrink = (1 - (at + 0.5 - centers).abs() / ratio).clamp(min=0)
+    # Small pixels that there are none of have centers outside, and are never read.
+    shrink = shrink / shrink.sum(dim=2, keepdim=True).clamp(min=1e-6)
+    place = (at.view(1, -1, 1) + 0.5) / ratio - 0.5
+    enlarge = torch.zeros_like(shrink)
+    for tap in range(-1, 3):
+        neighbor = place.floor() + tap
+        x = (place - neighbor).abs()
+        near, far = (1.25 * x - 2.25) * x * x + 1, ((-0.75 * x + 3.75) * x - 6) * x + 3
+        read = torch.minimum(neighbor.clamp(min=0), small - 1)
+        enlarge = enlarge + torch.where(x <= 1, near, far) * (at == read)
+    return enlarge @ shrink
 
 
 def add_noise(

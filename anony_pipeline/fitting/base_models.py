@@ -20,9 +20,21 @@ import torch
 from torch import nn
 
 from anony_pipeline.errors import ConfigError
-from anony_pipeline.fitting import attributes, detector, generator, reader, recognizer, rendering
-from anony_pipeline.fitting.loop import Plan, Progress
+from anony_pipeline.fitting import (
+    attributes,
+    detector,
+    distillation,
+    generator,
+    generator_crops,
+    reader,
+    recognizer,
+    rendering,
+    teacher,
+)
+from anony_pipeline.fitting.crop_store import CropStore
+from anony_pipeline.fitting.loop import Clock, Plan, Progress
 from anony_pipeline.models import weights
+from anony_pipeline.models.demo_pipeline import build_demo_unet
 from anony_pipeline.models.recognizer import ArcFaceNet, export_onnx
 from anony_pipeline.runtime.device import choose_device
 from anony_pipeline.runtime.progress import track
@@ -37,20 +49,27 @@ UNSEEN = 1_000_000
 
 @dataclass(frozen=True)
 class Amounts:
-    """What ``scale=1`` renders and how many steps it trains: about ten minutes on one large GPU with 16 CPU cores."""
+    """What ``scale=1`` renders and how many steps it trains."""
 
-    people: int = 2400
-    views: int = 10
-    plates: int = 30_000
+    people: int = 10_000
+    views: int = 12
+    plates: int = 80_000
     scenes: int = 2400
-    recognizer_steps: int = 5000
+    recognizer_steps: int = 10_000
+    recognizer_batch: int = 512
     reader_steps: int = 6000
+    held_out_reader_steps: int = 12_000
     detector_steps: int = 1000
-    feature_steps: int = 1500
+    feature_steps: int = 10_000
     generator_steps: int = 10_000
     generator_faces: int = 27_000
     generator_plates: int = 13_000
     generator_batch: int = 64
+    teacher_steps: int = 8_000
+    teacher_channels: tuple[int, ...] = teacher.CHANNELS
+    taught_faces: int = 64_000
+    distillation_steps: int = 4_000
+    distillation_batch: int = 128
     batch: int = 256
     detector_batch: int = 24
     held_out_people: int = 200
@@ -71,13 +90,20 @@ class Amounts:
             plates=times(self.plates, 32),
             scenes=times(self.scenes, 8),
             recognizer_steps=times(self.recognizer_steps, 2),
+            recognizer_batch=max(16, round(self.recognizer_batch * small)),
             reader_steps=times(self.reader_steps, 2),
+            held_out_reader_steps=times(self.held_out_reader_steps, 2),
             detector_steps=times(self.detector_steps, 2),
             feature_steps=times(self.feature_steps, 2),
             generator_steps=times(self.generator_steps, 2),
             generator_faces=times(self.generator_faces, 40),
             generator_plates=times(self.generator_plates, 24),
             generator_batch=max(4, round(self.generator_batch * small)),
+            teacher_steps=times(self.teacher_steps, 2),
+            teacher_channels=tuple(max(32, round(channels * small / 64) * 32) for channels in self.teacher_channels),
+            taught_faces=times(self.taught_faces, 8),
+            distillation_steps=times(self.distillation_steps, 4),
+            distillation_batch=max(4, round(self.distillation_batch * small)),
             batch=max(16, round(self.batch * small)),
             detector_batch=max(2, round(self.detector_batch * small)),
             held_out_people=max(6, round(self.held_out_people * small)),
@@ -87,16 +113,49 @@ class Amounts:
         )
 
 
+@dataclass(frozen=True)
+class Pace:
+    """How fitting goes; see `loop.Plan`.
+
+    Attributes:
+        until: Unix time at which it is over, in place of the steps of `Amounts`.
+        graphed: Capture steps as CUDA graphs, where they can be.
+        compiled: Compile the networks of those.
+    """
+
+    until: float | None = None
+    graphed: bool = True
+    compiled: bool = False
+
+
 class Workshop:
     """What the makers of all models share: amounts, device, progress, and data that is rendered when first needed."""
 
-    def __init__(self, output: Path, work: Path, amounts: Amounts, device: torch.device, progress: Progress) -> None:
-        self.output, self.work, self.amounts, self.device, self.progress = output, work, amounts, device, progress
+    def __init__(
+        self,
+        output: Path,
+        work: Path,
+        amounts: Amounts,
+        device: torch.device,
+        progress: Progress = track,
+        pace: Pace = Pace(),
+    ) -> None:
+        self.output, self.work, self.amounts, self.device = output, work, amounts, device
+        self.progress, self.pace = progress, pace
 
-    def plan(self, name: str, steps: int, learning_rate: float) -> Plan:
-        """The plan for one model."""
-        state = self.work / f"{name}.state.pt"
-        return Plan(steps, SEED, self.device, state, learning_rate=learning_rate, progress=self.progress)
+    def plan(self, name: str, steps: int, learning_rate: float, *, graphed: bool = False) -> Plan:
+        """The plan for one model; ``graphed`` says whether its steps can be captured."""
+        return Plan(
+            steps,
+            SEED,
+            self.device,
+            self.work / f"{name}.state.pt",
+            learning_rate=learning_rate,
+            progress=self.progress,
+            until=self.pace.until,
+            graphed=graphed and self.pace.graphed,
+            compiled=graphed and self.pace.compiled,
+        )
 
     @cached_property
     def faces(self) -> rendering.Faces:
@@ -167,15 +226,17 @@ FILES = {
 
 
 def _make_recognizer(shop: Workshop, name: str) -> Facts:
-    plan = shop.plan(name, shop.amounts.recognizer_steps, 3e-3)
+    plan = shop.plan(name, shop.amounts.recognizer_steps, 3e-3, graphed=True)
+    clock = Clock(plan)
     faces = shop.faces if name == "recognizer" else shop.other_faces
-    network = recognizer.fit_recognizer(name, faces, plan, batch=shop.amounts.batch)
+    network = recognizer.fit_recognizer(name, faces, plan, batch=shop.amounts.recognizer_batch, clock=clock)
     weights.round_to_half(network)
     held_out = recognition(network, shop.unseen_faces, shop.device)
     # Nobody differentiates through the held-out recognizer, so its tensors are not shipped.
     weights.save_half((shop.output if name == "recognizer" else shop.work) / f"{name}.safetensors", network)
     export_onnx(network, shop.output / f"{name}.onnx")
-    facts = {**_architecture(network), "people": shop.amounts.people, "steps": plan.steps}
+    facts = {**_architecture(network), "people": shop.amounts.people, "views": shop.amounts.views}
+    facts |= {"steps": clock.steps, "batch": shop.amounts.recognizer_batch}
     return {**facts, "held_out": {**held_out, "people": shop.amounts.held_out_people}}
 
 
@@ -202,9 +263,12 @@ def recognition(network: nn.Module, faces: rendering.Faces, device: torch.device
 
 
 def _make_reader(shop: Workshop, name: str) -> Facts:
-    plan = shop.plan(name, shop.amounts.reader_steps, 2e-3)
-    plates = shop.plates if name == "reader" else shop.other_plates
-    network = reader.fit_reader(name, plates, plan, batch=shop.amounts.batch)
+    held = name == "held_out_reader"
+    steps = shop.amounts.held_out_reader_steps if held else shop.amounts.reader_steps
+    plan = shop.plan(name, steps, 2e-3, graphed=held)
+    clock = Clock(plan)
+    plates = shop.other_plates if held else shop.plates
+    network = reader.fit_reader(name, plates, plan, batch=shop.amounts.batch, clock=clock)
     weights.round_to_half(network)
     unseen = shop.unseen_plates
     wrong, legible = reader.reading_errors(network, unseen, shop.device), unseen.heights >= LEGIBLE_PX
@@ -217,7 +281,7 @@ def _make_reader(shop: Workshop, name: str) -> Facts:
     held_out = {group: float(exact[chosen].mean()) if chosen.any() else None for group, chosen in groups.items()}
     held_out["character_errors"] = float(wrong.sum() / sum(map(len, map(reader.legible, unseen.serials))))
     weights.save_half(shop.output / f"{name}.safetensors", network)
-    facts = {**_architecture(network), "plates": len(plates.serials), "steps": plan.steps}
+    facts = {**_architecture(network), "plates": len(plates.serials), "steps": clock.steps}
     return {**facts, "held_out": {**held_out, "plates": len(exact)}}
 
 
@@ -233,12 +297,15 @@ def _make_detector(shop: Workshop, name: str) -> Facts:
 
 def _make_features(shop: Workshop, name: str) -> Facts:
     code = attributes.AttributeCode.of(shop.faces.attributes)
-    plan = shop.plan(name, shop.amounts.feature_steps, 2e-3)
-    network = attributes.fit_features(shop.faces, shop.plates, code, plan, batch=shop.amounts.batch)
+    plan = shop.plan(name, shop.amounts.feature_steps, 2e-3, graphed=True)
+    clock = Clock(plan)
+    # Any plates serve, and these were rendered for the held-out reader, which is slow.
+    plates = shop.other_plates
+    network = attributes.fit_features(shop.faces, plates, code, plan, batch=shop.amounts.batch, clock=clock)
     weights.round_to_half(network)
     held_out = attributes.explained(network, shop.unseen_faces, shop.unseen_plates, code, shop.device)
     weights.save_half(shop.output / f"{name}.safetensors", network)
-    return {**_architecture(network), "held_out": held_out, "columns": list(code.columns)}
+    return {**_architecture(network), "steps": clock.steps, "held_out": held_out, "columns": list(code.columns)}
 
 
 def _make_generator(shop: Workshop, name: str) -> Facts:
@@ -247,18 +314,46 @@ def _make_generator(shop: Workshop, name: str) -> Facts:
             "the generator learns under the recognizer's eyes", where=path, do="make the recognizer first"
         )
     network = weights.load_into(ArcFaceNet(), weights.load_safetensors(path), path)
-    facts = generator.fit_generator(
-        steps=shop.amounts.generator_steps,
+    amounts, work = shop.amounts, shop.work / name
+    count = {Kind.FACE: amounts.generator_faces, Kind.PLATE: amounts.generator_plates}
+    begun = generator.fit_generator(
+        steps=amounts.generator_steps,
+        seed=SEED,
+        out=work / "begun",
+        work=work,
+        recognizer=network.to(shop.device),
+        batch_size=amounts.generator_batch,
+        crops=count,
+    )
+    crops = generator_crops.render_crops(work / "crops", count=count, seed=SEED)
+    stores = {kind: CropStore(crops, kind, shop.device) for kind in Kind}
+    flow = teacher.fit_teacher(
+        stores[Kind.FACE],
+        steps=amounts.teacher_steps,
+        seed=SEED,
+        work=work,
+        batch_size=amounts.distillation_batch,
+        channels=amounts.teacher_channels,
+    )
+    facts = distillation.distill(
+        flow,
+        stores,
+        former=work / "begun" / generator.SHIPPED_UNET,
+        steps=amounts.distillation_steps,
         seed=SEED,
         out=shop.output,
-        work=shop.work / name,
-        recognizer=network.to(shop.device),
-        batch_size=shop.amounts.generator_batch,
-        crops={Kind.FACE: shop.amounts.generator_faces, Kind.PLATE: shop.amounts.generator_plates},
+        work=work,
+        chunks=(max(1, amounts.taught_faces // amounts.distillation_batch), amounts.distillation_batch),
     )
     # A picture for whoever made it; it is not shipped.
-    (shop.output / generator.PREVIEW).replace(shop.work / generator.PREVIEW)
-    return {"architecture": "UNet2DConditionModel 9 -> 4", **facts}
+    (shop.output / distillation.PREVIEW).replace(shop.work / distillation.PREVIEW)
+    return {
+        **_architecture(build_demo_unet()),
+        "begun": begun,
+        "teacher_steps": amounts.teacher_steps,
+        "teacher_batch_size": amounts.distillation_batch,
+        **facts,
+    }
 
 
 MAKERS: dict[str, Callable[[Workshop, str], Facts]] = {
@@ -280,16 +375,18 @@ def make_all(
     device: str = "auto",
     only: Sequence[str] | None = None,
     progress: Progress = track,
+    pace: Pace = Pace(),
 ) -> dict[str, Any]:
     """Make all shipped weights, or some, into a folder, and its ``manifest.json``.
 
     Args:
         output: ``recognizer.onnx``, ``reader.safetensors`` ... are written there.
-        scale: Multiplies data and steps: 1 takes about ten minutes on a large GPU beside 16 CPU cores without the
-            generator, 0.05 a few minutes on two CPU cores.
+        scale: Multiplies data and steps: 1 takes about a quarter of an hour on a large GPU beside 24 CPU cores without
+            the generator, 0.01 some minutes on two CPU cores.
         device: ``auto``, ``cpu``, ``cuda``.
         only: Names of `MAKERS`; None makes all. Files of models that are not named stay as they are.
         progress: Shows how far it is.
+        pace: Until when, and how.
 
     Returns:
         The manifest: ``format``, ``models`` (how each was made and how well it does on what it has never seen) and
@@ -307,7 +404,7 @@ def make_all(
     work.mkdir(parents=True, exist_ok=True)
     output.mkdir(parents=True, exist_ok=True)
     chosen = choose_device(device)
-    shop = Workshop(output, work, Amounts().scaled(scale), chosen, progress)
+    shop = Workshop(output, work, Amounts().scaled(scale), chosen, progress, pace)
     for name in names:
         _make(shop, name, scale)
     manifests.write(output, {"format": weights.FORMAT, "models": _known_models(work, output)})

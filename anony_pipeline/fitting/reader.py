@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from anony_pipeline.fitting import augmentation
-from anony_pipeline.fitting.loop import Plan, fit
+from anony_pipeline.fitting.loop import Clock, Plan, fit
 from anony_pipeline.fitting.rendering import Plates
 from anony_pipeline.models.reader import (
     ALPHABET,
@@ -27,15 +27,24 @@ from anony_pipeline.runtime import seeding
 ARCHITECTURES: dict[str, type[nn.Module]] = {"reader": PlateNet, "held_out_reader": HeldOutPlateNet}
 
 
-def fit_reader(name: str, plates: Plates, plan: Plan, *, batch: int = 256, start: nn.Module | None = None) -> nn.Module:
+def fit_reader(
+    name: str,
+    plates: Plates,
+    plan: Plan,
+    *,
+    batch: int = 256,
+    start: nn.Module | None = None,
+    clock: Clock | None = None,
+) -> nn.Module:
     """Fit one of the shipped readers.
 
     Args:
         name: ``reader`` (read by CTC) or ``held_out_reader`` (a class at each place).
         plates: Crops and their serials.
-        plan: How long and where.
+        plan: How long and where; CTC waits for the device at each step, so only the held-out reader can be graphed.
         batch: Crops a step.
         start: A fitted network of the same architecture that is fitted further, in place; a new one if None.
+        clock: As in `loop.fit`.
 
     Returns:
         The network, in evaluation mode, on the plan's device.
@@ -44,6 +53,7 @@ def fit_reader(name: str, plates: Plates, plan: Plan, *, batch: int = 256, start
     network = (ARCHITECTURES[name]() if start is None else start).requires_grad_(True)
     twin = ReaderTwin(network).to(plan.device) if isinstance(network, PlateNet) else None
     pixels = torch.from_numpy(plates.images).to(plan.device)
+    forward = plan.forward(network)
     places, lengths = (table.to(plan.device) for table in serial_table(plates.serials))
 
     def step(_number: int, randomness: torch.Generator) -> torch.Tensor:
@@ -51,13 +61,13 @@ def fit_reader(name: str, plates: Plates, plan: Plan, *, batch: int = 256, start
         crops = disturbed(pixels[chosen], randomness)
         wanted = places[chosen]
         if twin is None:
-            return F.cross_entropy(network(crops).float().flatten(0, 1), wanted.flatten())
+            return F.cross_entropy(forward(crops).float().flatten(0, 1), wanted.flatten())
         steps = twin(crops)
         read = torch.full((batch,), len(steps), device=plan.device)
         # Connectionist temporal classification (Graves et al., 2006).
         return F.ctc_loss(steps, wanted, read, lengths[chosen], zero_infinity=True)
 
-    fit(name, {"network": network}, step, plan)
+    fit(name, {"network": network}, step, plan, clock)
     return network
 
 
@@ -75,9 +85,8 @@ def serial_table(serials: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
 
 def disturbed(images_u8: torch.Tensor, randomness: torch.Generator) -> torch.Tensor:
     """Make ``(N, 3, 64, 192)`` crops as a reader meets them: boxes that are off, small plates, noise, other light."""
-    height, width = images_u8.shape[1:3]
-    fit_all = torch.tensor([[INPUT_HW[1] / width, 0, 0], [0, INPUT_HW[0] / height, 0]], device=images_u8.device)
-    matrices = fit_all.expand(len(images_u8), -1, -1)
+    count, height, width = images_u8.shape[:3]
+    matrices = augmentation.stretch(count, (height, width), INPUT_HW, images_u8.device)
     matrices = augmentation.jitter(matrices, INPUT_HW, randomness, scale=0.08, turn=0.06, shift=0.04)
     crops = augmentation.warp(augmentation.to_pixels(images_u8), matrices, INPUT_HW)
     crops = augmentation.light(crops, randomness)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from anony_pipeline.fitting import augmentation
-from anony_pipeline.fitting.loop import Plan, fit
+from anony_pipeline.fitting.loop import Clock, Plan, fit
 from anony_pipeline.fitting.rendering import Faces
 from anony_pipeline.models.recognizer import ARCHITECTURES, EMBEDDING, INPUT_SIZE, alignment
 from anony_pipeline.runtime import seeding
@@ -30,8 +30,9 @@ class ArcMargin(nn.Module):
         self.weight = nn.Parameter(torch.randn(people, EMBEDDING) * 0.05)
         self.scale = min(64.0, 3 * math.sqrt(2) * math.log(max(people - 1, 2)))
 
-    def forward(self, embeddings: torch.Tensor, labels: torch.Tensor, margin: float) -> torch.Tensor:
+    def forward(self, embeddings: torch.Tensor, labels: torch.Tensor, margin: float | torch.Tensor) -> torch.Tensor:
         """Mean cross entropy of ``(N, 512)`` embeddings of any length and ``(N,)`` labels, with a margin in radians."""
+        margin = torch.as_tensor(margin, device=embeddings.device)
         with torch.autocast(embeddings.device.type, enabled=False):
             cosine = F.linear(F.normalize(embeddings.float()), F.normalize(self.weight.float())).clamp(
                 -1 + 1e-6, 1 - 1e-6
@@ -39,14 +40,14 @@ class ArcMargin(nn.Module):
             mine = cosine.gather(1, labels[:, None])
             # cos(theta + m); beyond pi the curve would rise again, so it goes on as a line there.
             shifted = torch.where(
-                mine > math.cos(math.pi - margin),
-                mine * math.cos(margin) - (1 - mine**2).sqrt() * math.sin(margin),
-                mine - math.sin(margin) * margin,
+                mine > -margin.cos(),
+                mine * margin.cos() - (1 - mine**2).sqrt() * margin.sin(),
+                mine - margin.sin() * margin,
             )
             return F.cross_entropy(cosine.scatter(1, labels[:, None], shifted) * self.scale, labels)
 
 
-def fit_recognizer(name: str, faces: Faces, plan: Plan, *, batch: int = 256) -> nn.Module:
+def fit_recognizer(name: str, faces: Faces, plan: Plan, *, batch: int = 256, clock: Clock | None = None) -> nn.Module:
     """Fit one of the shipped architectures.
 
     Half of the crops are aligned by five points and half by the box, because detected faces come without landmarks.
@@ -56,6 +57,7 @@ def fit_recognizer(name: str, faces: Faces, plan: Plan, *, batch: int = 256) -> 
         faces: Several views of each person.
         plan: How long and where.
         batch: Crops a step.
+        clock: As in `loop.fit`.
 
     Returns:
         The network, in evaluation mode, on the plan's device.
@@ -67,8 +69,9 @@ def fit_recognizer(name: str, faces: Faces, plan: Plan, *, batch: int = 256) -> 
     pixels = torch.from_numpy(faces.images).to(plan.device)
     owners = torch.from_numpy(labels).to(plan.device)
     by_points, by_box = (matrix.to(plan.device) for matrix in alignments(faces))
+    forward, clock = plan.forward(network), clock or Clock(plan)
 
-    def step(number: int, randomness: torch.Generator) -> torch.Tensor:
+    def step(_number: int, randomness: torch.Generator) -> torch.Tensor:
         chosen = torch.randint(len(pixels), (batch,), generator=randomness, device=plan.device)
         pointed = torch.rand(batch, generator=randomness, device=plan.device) < 0.5
         matrices = torch.where(pointed[:, None, None], by_points[chosen], by_box[chosen])
@@ -76,14 +79,15 @@ def fit_recognizer(name: str, faces: Faces, plan: Plan, *, batch: int = 256) -> 
         matrices = augmentation.jitter(matrices, size, randomness, scale=0.12, turn=0.12, shift=0.06)
         crops = augmentation.warp(augmentation.to_pixels(pixels[chosen]), matrices, size)
         crops = augmentation.light(crops, randomness)
-        crops, _ = augmentation.coarsen(crops, randomness, lowest=0.15)
+        # Half of them keep what they have: small ones are among the rendered already.
+        crops, _ = augmentation.coarsen(crops, randomness, lowest=0.15, groups=2)
         crops, _ = augmentation.add_noise(crops, randomness)
         crops = augmentation.cover(crops, randomness)
         # The margin grows over the first half: from the start it keeps a small network from learning at all.
-        grown = MARGIN * min(1.0, 2 * number / plan.steps)
-        return margin(network(crops), owners[chosen], grown)
+        grown = MARGIN * (2 * clock.share).clamp(max=1)
+        return margin(forward(crops), owners[chosen], grown)
 
-    fit(name, {"network": network, "margin": margin}, step, plan)
+    fit(name, {"network": network, "margin": margin}, step, plan, clock)
     return network
 
 

@@ -4,7 +4,7 @@ import json
 import multiprocessing
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -221,11 +221,13 @@ def _rendered(
     else:
         for number in progress(range(len(missing)), f"rendering {folder.name}"):
             _render_to(*missing[number])
-    parts = []
-    for file in files:
-        with np.load(file, allow_pickle=False) as arrays:
-            parts.append(dict(arrays))
-    return parts
+    with ThreadPoolExecutor(8) as pool:
+        return list(pool.map(_read, files))
+
+
+def _read(file: Path) -> dict[str, np.ndarray]:
+    with np.load(file, allow_pickle=False) as arrays:
+        return dict(arrays)
 
 
 def _render_to(function: Callable[[Any], dict[str, np.ndarray]], job: Any, file: Path) -> None:  # noqa: ANN401 - each function has its own job

@@ -3,6 +3,7 @@
 import pickle
 from collections.abc import Sequence
 from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
 from typing import Protocol
 
@@ -31,29 +32,36 @@ class FeatureExtractor(Protocol):
         """Turn ``(H, W, 3)`` uint8 RGB crops of any size into ``(N, D)`` float32 features."""
 
 
-def _stage(inputs: int, outputs: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(inputs, outputs, 3, 2, 1, bias=False),
-        nn.BatchNorm2d(outputs),
-        nn.ReLU(),
-        nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False),
-        nn.BatchNorm2d(outputs),
-        nn.ReLU(),
-    )
+def _stage(*channels: int) -> nn.Sequential:
+    """Convolutions from each number of channels to the next, the first of which halves the map."""
+    layers: list[nn.Module] = []
+    for number, (inputs, outputs) in enumerate(pairwise(channels)):
+        layers += [
+            nn.Conv2d(inputs, outputs, 3, 2 if number == 0 else 1, 1, bias=False),
+            nn.BatchNorm2d(outputs),
+            nn.ReLU(),
+        ]
+    return nn.Sequential(*layers)
 
 
 class FeatureNet(nn.Module):
-    """Predicts what a region looks like: attributes, pose, blur, noise, face or plate; never who it is.
+    """Predicts what a region looks like: attributes, pose, landmarks, blur, noise, face or plate; never who it is.
 
-    Its features are means over places of its early and late maps: the early ones see sharpness and noise, the late
-    ones shape.
+    It also tells whether, and how, a face was spoilt. Its features are means over places of its early and late maps:
+    the early ones see sharpness and noise, the late ones shape.
 
     ``forward``: ``(N, 3, 96, 96)`` in ``[-1, 1]`` -> ``(N, outputs)``. ``features``: -> ``(N, 224)``.
     """
 
-    def __init__(self, outputs: int) -> None:
+    def __init__(self, outputs: int, *, wide: bool = True) -> None:
         super().__init__()
-        self.stages = nn.ModuleList([_stage(3, 24), _stage(24, 48), _stage(48, 72), _stage(72, 80)])
+        # Between a stage's ends it is wider than what is averaged. Weights made before that are not wide.
+        channels = (
+            [(3, 24, 24, 24), (24, 64, 64, 40), (40, 112, 112, 64), (64, 160, 160, 96)]
+            if wide
+            else [(3, 24, 24), (24, 48, 48), (48, 72, 72), (72, 80, 80)]
+        )
+        self.stages = nn.ModuleList([_stage(*one) for one in channels])
         self.classify = nn.Sequential(nn.Linear(FEATURES, 128), nn.ReLU(), nn.Linear(128, outputs))
 
     def maps(self, pixels: torch.Tensor) -> list[torch.Tensor]:
@@ -206,7 +214,8 @@ def load_features(
             "features", "FeatureNet", f"torch {torch.__version__}", path.name, weights.check_sha256(path, None)
         )
         state = weights.load_safetensors(path)
-        network = weights.load_into(FeatureNet(len(state["classify.2.bias"])), state, path)
+        network = FeatureNet(len(state["classify.2.bias"]), wide="stages.0.6.weight" in state)
+        network = weights.load_into(network, state, path)
         return AttributeFeatures(network, card, device)
     found = weights.resolve(which, weights_dir or Path(), offline=offline)
     if (found / "config.json").is_file():

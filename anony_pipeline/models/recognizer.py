@@ -182,16 +182,16 @@ class HeldOutFaceNet(nn.Module):
             nn.Conv2d(3, 24, 5, 2, 2, bias=False),
             nn.BatchNorm2d(24),
             nn.ReLU(),
-            _Residual(24, 32, 2),
-            _Residual(32, 32, 1),
-            _Residual(32, 80, 2),
-            _Residual(80, 80, 1),
-            _Residual(80, 144, 2),
-            _Residual(144, 144, 1),
-            nn.BatchNorm2d(144),
+            _Residual(24, 36, 2),
+            _Residual(36, 36, 1),
+            _Residual(36, 96, 2),
+            _Residual(96, 96, 1),
+            _Residual(96, 160, 2),
+            _Residual(160, 160, 1),
+            nn.BatchNorm2d(160),
         )
         # A mean over each of 2 x 2 quarters keeps where things are, as far as that tells people apart.
-        self.embedding = nn.Sequential(nn.Linear(4 * 144, EMBEDDING, bias=False), nn.BatchNorm1d(EMBEDDING))
+        self.embedding = nn.Sequential(nn.Linear(4 * 160, EMBEDDING, bias=False), nn.BatchNorm1d(EMBEDDING))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """See the class."""

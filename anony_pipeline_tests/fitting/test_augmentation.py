@@ -46,3 +46,21 @@ def test_coarsening_says_how_much_resolution_is_left():
     assert torch.equal(coarse[0], pixels[0])
     assert (share[2:] < 1).all()
     assert coarse[-1].std() < pixels[-1].std()
+
+
+def test_coarsening_is_what_interpolation_there_and_back_gives():
+    pixels = torch.rand(6, 3, 40, 60, generator=torch.Generator().manual_seed(2)) * 2 - 1
+    coarse, shares = augmentation.coarsen(pixels, torch.Generator().manual_seed(3), 0.1, groups=6)
+    assert len(set(shares.tolist())) == 6
+    for image, one, share in zip(pixels, coarse, shares.tolist(), strict=True):
+        small = [max(4, round(edge * share)) for edge in (40, 60)]
+        shrunk = torch.nn.functional.interpolate(image[None], small, mode="bilinear", antialias=True)
+        expected = torch.nn.functional.interpolate(shrunk, (40, 60), mode="bicubic").clamp(-1, 1)[0]
+        torch.testing.assert_close(one, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_stretching_takes_all_of_an_image_to_all_of_a_crop():
+    pixels = torch.rand(2, 3, 30, 40) * 2 - 1
+    stretched = augmentation.warp(pixels, augmentation.stretch(2, (30, 40), (60, 120), pixels.device), (60, 120))
+    expected = torch.nn.functional.interpolate(pixels, (60, 120), mode="bilinear")
+    torch.testing.assert_close(stretched, expected, atol=1e-4, rtol=1e-4)

@@ -59,4 +59,4 @@ def test_all_judges_are_made_from_nothing_at_the_smallest_scale(tmp_path):
     names = [name for name in base_models.MAKERS if name != "generator"]
     manifest = base_models.make_all(tmp_path / "weights", scale=0.0005, device="cpu", only=names)
     assert json.dumps(manifest)
-    assert sum(entry["bytes"] for entry in manifest["files"].values()) < 14_000_000
+    assert sum(entry["bytes"] for entry in manifest["files"].values()) < 14_500_000

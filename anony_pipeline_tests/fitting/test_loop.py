@@ -1,3 +1,6 @@
+import itertools
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -65,3 +68,64 @@ def test_the_learning_rate_rises_to_its_peak_and_falls_to_a_hundredth(tmp_path):
     assert rates[0] < rates[5] < max(rates)
     assert rates[-1] < 1.05 * 2e-5
     assert rates[10:] == sorted(rates[10:], reverse=True)
+
+
+class Hours:
+    """A clock of which each look takes an hour."""
+
+    def __init__(self):
+        self.hours = itertools.count()
+
+    def time(self):
+        return next(self.hours) * 3600.0
+
+    monotonic = time
+
+
+def test_a_run_with_a_time_limit_ends_by_it_however_many_steps_are_planned(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "time", Hours())
+    model, shares = network(), []
+    limited = replace(plan(tmp_path, steps=1_000_000), until=60 * 3600.0)
+    clock = loop.Clock(limited)
+    simple = step_of(model)
+
+    def step(number, randomness):
+        shares.append(clock.share.item())
+        return simple(number, randomness)
+
+    loop.fit("x", {"n": model}, step, limited, clock)
+    assert 5 < clock.steps == len(shares) < 60
+    assert shares[: loop.EAGER] == sorted(shares[: loop.EAGER])
+    assert shares[0] < 0.1
+    assert 0.9 < shares[-1] < 1
+    assert shares[3:] == sorted(shares[3:])
+
+
+def test_a_limited_run_that_is_broken_off_goes_on_at_the_share_that_was_over(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "SAVE_EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(loop, "time", Hours())
+    limited = replace(plan(tmp_path, steps=100), until=100 * 3600.0)
+
+    def broken(items, _what):
+        for number in items:
+            if number == 12:
+                raise KeyboardInterrupt
+            yield number
+
+    model, clock = network(), loop.Clock(limited)
+    with pytest.raises(KeyboardInterrupt):
+        loop.fit("x", {"n": model}, step_of(model), replace(limited, progress=broken), clock)
+    reached = clock.share.item()
+    second, seen = network(), []
+    later = replace(limited, until=400 * 3600.0)
+    clock = loop.Clock(later)
+    simple = step_of(second)
+
+    def step(number, randomness):
+        seen.append((number, clock.share.item()))
+        return simple(number, randomness)
+
+    loop.fit("x", {"n": second}, step, later, clock)
+    assert seen[0][0] == 12
+    assert reached <= seen[0][1] < reached + 0.05
+    assert seen[-1][1] > 0.9

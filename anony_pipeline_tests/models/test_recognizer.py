@@ -101,7 +101,7 @@ def test_the_shipped_twin_loads_from_safetensors_and_passes_gradients(tmp_path, 
 def test_architectures_differ_and_stay_small():
     sizes = [sum(p.numel() for p in make().parameters()) for make in recognizer.ARCHITECTURES.values()]
     assert sizes[0] <= 1_000_000
-    assert sizes[1] <= 1_250_000
+    assert sizes[1] <= 1_600_000
 
 
 def test_a_pack_is_searched_for_its_recognizer(exported, tmp_path):
