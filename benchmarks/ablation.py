@@ -1,6 +1,7 @@
 """What each part of joint training is worth, and whether the plan's tuning table comes true.
 
-Run:   python -m benchmarks.ablation [--rows demo no_id ...] [--seeds 3] [--jobs 8] [--device cuda] [--work DIR]
+Run:   python -m benchmarks.ablation [--rows demo no_id ...] [--seeds 3] [--jobs 8] [--device cuda:0 cuda:1]
+                                      [--work DIR]
        python -m benchmarks.ablation --tables-only
 Takes: a row and seed about three minutes of one CPU core, a long one eight. It needs a checkout and the package's
        dependencies, no network and no data. A row is written when it is done, and rows that `--work` holds already are
@@ -16,6 +17,7 @@ with two seeds or more, what other seeds would (Student's t). Written: results/a
 """
 
 import argparse
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -24,8 +26,9 @@ import platform
 import shutil
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -649,15 +652,16 @@ def made_with() -> dict[str, Any]:
     }
 
 
-def alone(what: Sequence[str], threads: int, script: str = __file__) -> None:
-    """Run this file again, or another one, in a process of its own.
+def alone(what: Sequence[str], threads: int, script: str = __file__, more: Mapping[str, str] | None = None) -> None:
+    """Run this file again, or another one, in a process of its own, with more in its environment.
 
     Raises:
         subprocess.CalledProcessError: If it fails; the end of what it said is printed before.
     """
     quiet = {"HF_HUB_OFFLINE": "1", "NO_ALBUMENTATIONS_UPDATE": "1", "PYTHONWARNINGS": "ignore"}
     known = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = {**os.environ, **quiet, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": os.pathsep.join(known)}
+    paths = {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": os.pathsep.join(known)}
+    environment = {**os.environ, **quiet, **paths, **(more or {})}
     done = subprocess.run(
         [sys.executable, script, *what],
         check=False,
@@ -669,6 +673,30 @@ def alone(what: Sequence[str], threads: int, script: str = __file__) -> None:
     if done.returncode:
         print(done.stdout[-3000:], flush=True)
         done.check_returncode()
+
+
+class Turns:
+    """Devices for jobs that run beside each other: each job takes the one that has the fewest."""
+
+    def __init__(self, devices: Sequence[str]) -> None:
+        self.jobs, self.lock = dict.fromkeys(devices, 0), threading.Lock()
+
+    @contextlib.contextmanager
+    def device(self) -> Iterator[str]:
+        with self.lock:
+            chosen = min(self.jobs, key=self.jobs.__getitem__)
+            self.jobs[chosen] += 1
+        try:
+            yield chosen
+        finally:
+            with self.lock:
+                self.jobs[chosen] -= 1
+
+    def alone(self, what: Sequence[str], threads: int, script: str = __file__) -> None:
+        """As `alone`, on such a device, which is the only GPU that the process sees."""
+        with self.device() as chosen:
+            device, number = chosen.partition(":")[::2]
+            alone([*what, "--device", device], threads, script, {"CUDA_VISIBLE_DEVICES": number} if number else {})
 
 
 def finished(work: Path) -> Found:
@@ -683,18 +711,23 @@ def finished(work: Path) -> Found:
     return found
 
 
-def run(names: Sequence[str], seeds: int, jobs: int, device: str, work: Path) -> list[str]:
+def run(
+    names: Sequence[str], seeds: int, jobs: int, devices: Sequence[str], work: Path, *, prepared: bool = False
+) -> list[str]:
     """Measure what is missing, some rows at a time, seed by seed; returns the rows that failed."""
-    cores, where = os.cpu_count() or 1, ["--device", device, "--work", str(work)]
+    cores, where, turns = os.cpu_count() or 1, ["--work", str(work)], Turns(devices)
     known, failed = finished(work), []
     missing = [(seed, name) for seed in range(seeds) for name in names if seed not in known.get(name, {})]
     missing.sort(key=lambda row: (row[0], not is_long(row[1])))
-    for seed in sorted({seed for seed, _ in missing}):
-        alone(["--prepare", "--seed", str(seed), *where], cores)
+    for seed in sorted({seed for seed, _ in missing} if not prepared else ()):
+        turns.alone(["--prepare", "--seed", str(seed), *where], cores)
     with ThreadPoolExecutor(jobs) as pool:
         begin = time.monotonic()
         waiting = {
-            pool.submit(alone, ["--measure", name, "--seed", str(seed), *where], max(1, cores // jobs)): (seed, name)
+            pool.submit(turns.alone, ["--measure", name, "--seed", str(seed), *where], max(1, cores // jobs)): (
+                seed,
+                name,
+            )
             for seed, name in missing
         }
         for done in as_completed(waiting):
@@ -720,22 +753,23 @@ def main() -> None:
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
     parser.add_argument("--seeds", type=int, default=1, help="trainings a row")
     parser.add_argument("--jobs", type=int, default=1, help="rows at a time")
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--device", nargs="+", default=["cpu"], help="several, which must be alike, share the rows")
     parser.add_argument("--work", type=Path, default=ROOT / "outputs" / "ablation", help="holds data and finished rows")
     parser.add_argument("--tables-only", action="store_true", help="of the rows that --work holds")
-    parser.add_argument("--prepare", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--prepare", action="store_true", help="of --seed: draw and keep what its rows share, no more")
+    parser.add_argument("--prepared", action="store_true", help="all seeds were: don't look")
     parser.add_argument("--measure", choices=ROWS, help=argparse.SUPPRESS)
     parser.add_argument("--seed", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     work = options.work.resolve()
     if options.prepare:
-        prepare(options.seed, options.device, work)
+        prepare(options.seed, options.device[0], work)
     elif options.measure:
-        row = measured(options.measure, options.seed, options.device, work) | {"made_with": made_with()}
+        row = measured(options.measure, options.seed, options.device[0], work) | {"made_with": made_with()}
         atomic.write_json(work / "rows" / f"{options.measure}+{options.seed}.json", row)
     elif options.tables_only:
         write(finished(work))
-    elif failed := run(options.rows, options.seeds, options.jobs, options.device, work):
+    elif failed := run(options.rows, options.seeds, options.jobs, options.device, work, prepared=options.prepared):
         sys.exit(f"failed: {'; '.join(failed)}")
 
 

@@ -1,22 +1,28 @@
 """The generator at Stable Diffusion 2's size with random weights: LoRA steps, memory, and generation of crops.
 
-Run:   python benchmarks/sd2_size.py [--device cuda] [--size sd2]
-Takes: about a minute on a large GPU; `--size tiny --device cpu` tries the code in as long.
+Run:   python -m benchmarks.sd2_size [--device cuda] [--size sd2]; python -m benchmarks.sd2_size --compiled
+Takes: about a minute on a large GPU; `--size tiny --device cpu` tries the code in as long. `--compiled` adds a row to
+       the result, in as long again.
 
 Random weights take the time and memory of trained ones. What is compared is measured in one run, in turn:
 
 - the UNet's forward pass as a share of the card's bf16 matrix rate, and a LoRA step on cached latents as one;
-- that step against a plain loop as diffusers' train_text_to_image_lora.py writes it, extended to nine channels: the
-  same model, adapters, batch and precision, with both images and the prompt encoded in each step;
+- that step against itself without kept latents, and against a plain loop as diffusers' train_text_to_image_lora.py
+  writes it, extended to nine channels: the same model, adapters, batch and precision, with both images and the prompt
+  encoded in each step, and the weights in the layout that they are loaded in (ours are `channels_last`, as
+  `load_generator` has them);
+- the step on kept latents with compiled blocks, `training.torch_compile`;
 - a pass of the generator through the full autoencoder and back in fp16, batch 2, under a T4's memory;
 - crops filled in one step: in a batch, with either autoencoder, against the stock pipeline called crop by crop.
 """
 
 import argparse
 import json
+import os
 import platform
 import statistics
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -30,6 +36,7 @@ from anony_pipeline.models import lora
 from anony_pipeline.models.demo_pipeline import build_demo_pipeline
 from anony_pipeline.models.generator import LAST_TIMESTEP, Generator
 from anony_pipeline.structures.regions import Kind
+from anony_pipeline.training import networks
 
 RESULT = Path(__file__).parent / "results" / "sd2_size.json"
 T4_BYTES = 16e9
@@ -38,6 +45,8 @@ SIZES = {
     "sd2": ((320, 640, 1280, 1280), (5, 10, 20, 20), (128, 256, 512, 512), 1024, 23, 512, 8),
     "tiny": ((32, 64, 64, 64), (2, 4, 4, 4), (32, 32, 32, 32), 64, 1, 64, 2),
 }
+Share = Callable[[float, float], float]
+"""Of the measured matrix rate, of so many operations in so many seconds."""
 LAYERS = (*(f"unet.down_blocks[{i}]" for i in range(4)), "unet.mid_block", *(f"unet.up_blocks[{i}]" for i in range(4)))
 
 
@@ -105,6 +114,15 @@ class Measured:
             tiny_vae=tiny,
         ).to(device)
         self.cast(torch.bfloat16 if device.type == "cuda" else torch.float32)
+        self.optimizer: torch.optim.Optimizer | None = None
+        self.arrange(torch.channels_last)
+
+    def arrange(self, layout: torch.memory_format) -> None:
+        """Keep the UNet's weights in a layout, and forget the optimizer's averages, which are in the former one."""
+        self.generator.unet.to(memory_format=layout)
+        if self.optimizer is not None:
+            self.optimizer.zero_grad(set_to_none=True)
+            self.optimizer.state.clear()
 
     def cast(self, dtype: torch.dtype) -> None:
         """Keep the frozen weights in a dtype."""
@@ -185,6 +203,23 @@ class Measured:
 
         def step():
             steps = torch.randint(0, LAST_TIMESTEP, (self.batch,), device=self.device)
+            with self.autocast():
+                clean = self.generator.predict_clean(
+                    self.generator.add_noise(latents, noise, steps), steps, condition, Kind.FACE
+                )
+            self._learn(F.mse_loss(clean.float(), latents.float()))
+
+        return step
+
+    def uncached_step(self):
+        """The same on images: what is kept otherwise is encoded each time, the prompt apart."""
+        images, masks, noise = self.inputs(self.batch)
+
+        def step():
+            steps = torch.randint(0, LAST_TIMESTEP, (self.batch,), device=self.device)
+            with torch.no_grad(), self.autocast():
+                condition = self.generator.condition(images, masks)
+                latents = self.generator.encode(images)
             with self.autocast():
                 clean = self.generator.predict_clean(
                     self.generator.add_noise(latents, noise, steps), steps, condition, Kind.FACE
@@ -295,6 +330,7 @@ def main() -> None:
     parser.add_argument("--size", default="sd2", choices=SIZES)
     parser.add_argument("--repeats", type=int, default=6)
     parser.add_argument("--out", type=Path, default=RESULT)
+    parser.add_argument("--compiled", action="store_true", help="add the row with compiled blocks to --out")
     options = parser.parse_args()
     device = torch.device(options.device)
     work = Measured(options.size, device, options.repeats)
@@ -311,29 +347,62 @@ def main() -> None:
         print(json.dumps({key: value}), flush=True)
         options.out.write_text(json.dumps(result, indent=1) + "\n")
 
-    forward = work.unet_forward()
     rate = result["matrix_flop_per_second"]
-    note("unet_forward", {**forward, "share_of_matrix_rate": round(forward["flop"] / forward["seconds"] / rate, 3)})
+
+    def share(flop: float, seconds: float) -> float:
+        return round(flop / seconds / rate, 3)
+
+    if options.compiled:
+        result = json.loads(options.out.read_text())
+        note("lora_step_compiled", compiled(work, share) | {"matrix_flop_per_second": rate})
+        return
+    forward = work.unet_forward()
+    note("unet_forward", {**forward, "share_of_matrix_rate": share(forward["flop"], forward["seconds"])})
     note("crops_per_second", work.generation())
     work.add_adapters()
-    cached, plain = work.cached_step(), work.plain_step()
-    with FlopCounterMode(display=False) as counter:
-        cached()
-    seconds = {"cached": work.seconds(cached), "plain": work.seconds(plain)}
-    share = counter.get_total_flops() / seconds["cached"] / rate
-    note(
-        "lora_step",
-        {
-            "images_per_second_cached": round(work.batch / seconds["cached"], 2),
-            "images_per_second_plain": round(work.batch / seconds["plain"], 2),
-            "ratio": round(seconds["plain"] / seconds["cached"], 3),
-            "share_of_matrix_rate": round(share, 3),
-            "peak_gb_cached": work.peak_gb(cached),
-            "peak_gb_plain": work.peak_gb(plain),
-        },
-    )
+    note("lora_step", lora_steps(work, share))
     if device.type == "cuda":
         note("t4_memory_fp16_batch_2", work.under_a_t4())
+    note("load_average_at_the_end", round(os.getloadavg()[0], 1))
+
+
+def lora_steps(work: Measured, share: Share) -> dict:
+    """Kept latents, our own without, and the plain loop."""
+    steps = {"cached": work.cached_step(), "uncached": work.uncached_step()}
+    with FlopCounterMode(display=False) as counter:
+        steps["cached"]()
+    seconds = {name: work.seconds(step) for name, step in steps.items()}
+    peaks = {name: work.peak_gb(step) for name, step in steps.items()}
+    work.arrange(torch.contiguous_format)
+    plain = work.plain_step()
+    seconds["plain"], peaks["plain"] = work.seconds(plain), work.peak_gb(plain)
+    work.arrange(torch.channels_last)
+    return {
+        **{f"images_per_second_{name}": round(work.batch / taken, 2) for name, taken in seconds.items()},
+        "ratio": round(seconds["plain"] / seconds["cached"], 3),
+        "cached_over_uncached": round(seconds["uncached"] / seconds["cached"], 3),
+        "share_of_matrix_rate": share(counter.get_total_flops(), seconds["cached"]),
+        **{f"peak_gb_{name}": peak for name, peak in peaks.items()},
+    }
+
+
+def compiled(work: Measured, share: Share) -> dict:
+    """A step on kept latents with compiled blocks; what it computes is counted before."""
+    work.add_adapters()
+    step = work.cached_step()
+    with FlopCounterMode(display=False) as counter:
+        step()
+    begin = time.perf_counter()
+    networks.compile_blocks(work.generator)
+    step()
+    once = time.perf_counter() - begin
+    seconds = work.seconds(step)
+    return {
+        "images_per_second_cached": round(work.batch / seconds, 2),
+        "share_of_matrix_rate": share(counter.get_total_flops(), seconds),
+        "peak_gb_cached": work.peak_gb(step),
+        "seconds_to_compile": round(once, 1),
+    }
 
 
 if __name__ == "__main__":

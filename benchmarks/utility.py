@@ -1,7 +1,7 @@
 """What anonymized images are worth for training: a detector trained on them, tested on originals.
 
 Run:   make demo; python -m benchmarks.utility [--checkpoint DIR] [--methods ...] [--seeds 5] [--jobs 8]
-                                               [--device cuda] [--work DIR]
+                                               [--device cuda:0 cuda:1] [--work DIR]
 Takes: half a minute a fit on a large GPU, ten times as long on one core. Each fit is written when it is done, and fits
        that `--work` holds of the same checkpoint are kept: it may be stopped and started again, elsewhere too.
 
@@ -187,24 +187,30 @@ def finished(places: Places, common: dict[str, Any]) -> Rows:
     return {name: rows[name] for name in METHODS if name in rows}
 
 
-def write(rows: Rows, common: dict[str, Any], device: str, config: Config, places: Places) -> None:
+def facts_of(options: argparse.Namespace, common: dict[str, Any], config: Config, places: Places) -> dict[str, Any]:
+    """What is the same in all fits."""
     test = original_streets(config, places)
-    result = {
+    return {
         "benchmark": "utility",
         "made_with": common,
-        "device": device,
+        "device": ablation.device_name(torch.device(options.device[0])),
         "train_images": len(loaders.open_split(config, "train").images),
         "test_images": len(test.images),
         "test_regions": {
             kind.value: int(sum((labels == number).sum() for labels in test.labels))
             for kind, number in CATEGORY_IDS.items()
         },
-        "treated": {name: json.loads((places.treated(name) / "treated.json").read_text()) for name in rows},
-        "before_training": tested(load_shipped_detector(), config, places),
-        "compared": compared(rows),
-        "rows": rows,
+        "before_training": tested(load_shipped_detector(device=options.device[0]), config, places),
     }
-    RESULT.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def write(facts: dict[str, Any], rows: Rows, places: Places) -> None:
+    """The result, of the fits that are there."""
+    if not rows:
+        return
+    treated = {name: json.loads((places.treated(name) / "treated.json").read_text()) for name in rows}
+    result = {**facts, "treated": treated, "compared": compared(rows), "rows": rows}
+    atomic.write_text(RESULT, json.dumps(result, indent=1) + "\n")
 
 
 def run(options: argparse.Namespace, config: Config, common: dict[str, Any], places: Places) -> list[str]:
@@ -212,29 +218,24 @@ def run(options: argparse.Namespace, config: Config, common: dict[str, Any], pla
     for streets in (config, ablation.judged_on(config, places.shared)):
         raw.provide(streets.data, Path(streets.paths.cache))
         unify.ensure_unified(streets)
-    for name in options.methods:
-        folder = places.treated(name)
-        if not (folder / "treated.json").exists():
-            treat(name, options.checkpoint, config, options.device, folder)
     known, failed = finished(places, common), []
     missing = [(s, n) for s in range(options.seeds) for n in options.methods if str(s) not in known.get(n, {})]
-    given = ["--checkpoint", options.checkpoint, "--config", options.config, "--device", options.device]
-    given += ["--work", places.shared]
-    threads = max(1, (os.cpu_count() or 1) // options.jobs)
+    given = ["--checkpoint", options.checkpoint, "--config", options.config, "--work", places.shared]
+    threads, turns = max(1, (os.cpu_count() or 1) // options.jobs), ablation.Turns(options.device)
+
+    def start(*what: object) -> None:
+        turns.alone([str(part) for part in (*what, *given)], threads, __file__)
+
     with ThreadPoolExecutor(options.jobs) as pool:
-        waiting = {
-            pool.submit(
-                ablation.alone,
-                [str(part) for part in ("--fit", name, "--seed", seed, *given)],
-                threads,
-                __file__,
-            ): f"{name}, seed {seed}"
-            for seed, name in missing
-        }
+        left_over = [name for name in options.methods if not (places.treated(name) / "treated.json").exists()]
+        list(pool.map(lambda name: start("--treat", name), left_over))
+        facts = facts_of(options, common, config, places)
+        waiting = {pool.submit(start, "--fit", name, "--seed", seed): f"{name}, seed {seed}" for seed, name in missing}
         for done in as_completed(waiting):
             failed += [waiting[done]] if done.exception() is not None else []
             print(waiting[done], "done" if done.exception() is None else "failed", flush=True)
-    write(finished(places, common), common, options.device, config, places)
+            write(facts, finished(places, common), places)
+    write(facts, finished(places, common), places)
     return failed
 
 
@@ -245,20 +246,23 @@ def main() -> None:
     )
     parser.add_argument("--config", type=Path, default=Path("configs/demo.yaml"), help="names the data")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=5, help="fits of each method; with 0 images are treated, no more")
     parser.add_argument("--jobs", type=int, default=1, help="fits at a time")
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--device", nargs="+", default=["cpu"], help="several share the fits")
     parser.add_argument(
         "--work", type=Path, default=ROOT / "outputs" / "utility", help="holds images and finished fits"
     )
+    parser.add_argument("--treat", choices=METHODS, help=argparse.SUPPRESS)
     parser.add_argument("--fit", choices=METHODS, help=argparse.SUPPRESS)
     parser.add_argument("--seed", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     options.checkpoint, options.config = options.checkpoint.resolve(), options.config.resolve()
     config, common = loading.load([options.config]), made_with(options.checkpoint)
     places = Places(options.work.resolve(), options.work.resolve() / common["checkpoint"][:12])
-    if options.fit:
-        figures = fitted(options.fit, options.seed, torch.device(options.device), config, places)
+    if options.treat:
+        treat(options.treat, options.checkpoint, config, options.device[0], places.treated(options.treat))
+    elif options.fit:
+        figures = fitted(options.fit, options.seed, torch.device(options.device[0]), config, places)
         path = places.own / "fits" / f"{options.fit}+{options.seed}.json"
         atomic.write_json(path, {"made_with": common, "figures": figures})
     elif failed := run(options, config, common, places):

@@ -78,3 +78,25 @@ SEEN = SimpleNamespace(
 
 def judge_that_is_stopped(*asked):
     raise KeyboardInterrupt
+
+
+def test_jobs_share_devices_evenly_and_each_sees_its_own(monkeypatch):
+    ran = []
+
+    def run(command, **asked):
+        ran.append((command[-2:], asked["env"].get("CUDA_VISIBLE_DEVICES")))
+        return SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr(ablation.subprocess, "run", run)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    turns = ablation.Turns(["cuda:0", "cuda:1"])
+    with turns.device() as first, turns.device() as second, turns.device() as third:
+        assert [first, second] == ["cuda:0", "cuda:1"]
+        assert third == first
+        turns.alone(["--measure", "demo"], 1)
+    # A job that ended makes room on its device.
+    with turns.device() as fourth:
+        assert fourth == "cuda:0"
+        turns.alone(["--measure", "base"], 1)
+    ablation.Turns(["cpu"]).alone([], 1)
+    assert ran == [(["--device", "cuda"], "1"), (["--device", "cuda"], "1"), (["--device", "cpu"], None)]
