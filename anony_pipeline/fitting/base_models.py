@@ -62,13 +62,14 @@ class Amounts:
     detector_steps: int = 1000
     feature_steps: int = 10_000
     generator_steps: int = 10_000
-    generator_faces: int = 27_000
+    generator_faces: int = 40_000
     generator_plates: int = 13_000
     generator_batch: int = 64
-    teacher_steps: int = 8_000
+    teacher_steps: int = 3_600
+    teacher_batch: int = 256
     teacher_channels: tuple[int, ...] = teacher.CHANNELS
-    taught_faces: int = 64_000
-    distillation_steps: int = 4_000
+    taught_faces: int = 38_400
+    distillation_steps: int = 2_400
     distillation_batch: int = 128
     batch: int = 256
     detector_batch: int = 24
@@ -100,6 +101,7 @@ class Amounts:
             generator_plates=times(self.generator_plates, 24),
             generator_batch=max(4, round(self.generator_batch * small)),
             teacher_steps=times(self.teacher_steps, 2),
+            teacher_batch=max(4, round(self.teacher_batch * small)),
             teacher_channels=tuple(max(32, round(channels * small / 64) * 32) for channels in self.teacher_channels),
             taught_faces=times(self.taught_faces, 8),
             distillation_steps=times(self.distillation_steps, 4),
@@ -332,7 +334,7 @@ def _make_generator(shop: Workshop, name: str) -> Facts:
         steps=amounts.teacher_steps,
         seed=SEED,
         work=work,
-        batch_size=amounts.distillation_batch,
+        batch_size=amounts.teacher_batch,
         channels=amounts.teacher_channels,
     )
     facts = distillation.distill(
@@ -351,7 +353,7 @@ def _make_generator(shop: Workshop, name: str) -> Facts:
         **_architecture(build_demo_unet()),
         "begun": begun,
         "teacher_steps": amounts.teacher_steps,
-        "teacher_batch_size": amounts.distillation_batch,
+        "teacher_batch_size": amounts.teacher_batch,
         **facts,
     }
 

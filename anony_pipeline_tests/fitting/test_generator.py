@@ -6,8 +6,8 @@ import torch
 from safetensors.torch import load_file
 
 from anony_pipeline.config.schema import Generator as GeneratorSettings
-from anony_pipeline.fitting import generator as fitting
 from anony_pipeline.fitting import crop_store, generator_crops
+from anony_pipeline.fitting import generator as fitting
 from anony_pipeline.fitting.generator_crops import FIRST_PERSON, face_crop, plate_crop, render_crops
 from anony_pipeline.models.demo_pipeline import build_demo_unet
 from anony_pipeline.models.recognizer import ArcFaceNet, alignment, load_recognizer_twin
