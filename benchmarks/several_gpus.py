@@ -42,7 +42,7 @@ from diffusers import (
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from anony_pipeline.config.schema import Config
-from anony_pipeline.datasets import loaders, unify
+from anony_pipeline.datasets import loaders, raw, unify
 from anony_pipeline.models import lora
 from anony_pipeline.models.demo_pipeline import build_demo_pipeline
 from anony_pipeline.models.detector import load_shipped_detector
@@ -274,6 +274,8 @@ def train_demo(team: Team, folder: Path, work: Path) -> list[dict[str, float]]:
             "training": config.training.model_copy(update=changes),
         }
     )
+    with team.first_goes_ahead():
+        raw.provide(config.data, Path(config.paths.cache))
     loop.train(config, mode="joint", max_steps=STEPS)
     return journal.read_metrics(folder / "metrics.csv") if team.is_first else []
 
