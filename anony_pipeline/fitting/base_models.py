@@ -102,7 +102,7 @@ class Amounts:
             generator_batch=max(4, round(self.generator_batch * small)),
             teacher_steps=times(self.teacher_steps, 2),
             teacher_batch=max(4, round(self.teacher_batch * small)),
-            teacher_channels=tuple(max(32, round(channels * small / 64) * 32) for channels in self.teacher_channels),
+            teacher_channels=tuple(max(32, round(channels * small / 32) * 32) for channels in self.teacher_channels),
             taught_faces=times(self.taught_faces, 8),
             distillation_steps=times(self.distillation_steps, 4),
             distillation_batch=max(4, round(self.distillation_batch * small)),
@@ -120,7 +120,8 @@ class Pace:
     """How fitting goes; see `loop.Plan`.
 
     Attributes:
-        until: Unix time at which it is over, in place of the steps of `Amounts`.
+        until: Unix time at which fitting is over, in place of the steps of `Amounts`: of one model at a time; the
+            generator takes its steps.
         graphed: Capture steps as CUDA graphs, where they can be.
         compiled: Compile the networks of those.
     """

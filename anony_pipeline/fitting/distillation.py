@@ -9,7 +9,7 @@ sharp. Plates stay what the generator made of them before.
 
 import contextlib
 import copy
-import io
+import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -23,6 +23,7 @@ from torch import nn
 from anony_pipeline.fitting import teacher as teachers
 from anony_pipeline.fitting.crop_store import Batch, CropStore
 from anony_pipeline.fitting.generator import PLATE_STRENGTHS, demo_generator, learning_rate
+from anony_pipeline.fitting.loop import save_state
 from anony_pipeline.fitting.teacher import FlowNet
 from anony_pipeline.losses import reconstruction
 from anony_pipeline.models import weights
@@ -35,7 +36,6 @@ from anony_pipeline.structures.regions import Kind
 
 STATE = "distillation_state.pt"
 PREVIEW = "generator_preview.png"
-PAIRS = "pairs.npy"
 LEARNING_RATE = 4e-4
 SCORE_LEARNING_RATE = 1e-4
 EMA_DECAY = 0.999
@@ -61,6 +61,7 @@ class _Student:
         torch.manual_seed(seed_for(seed, "distillation/weights"))
         self.steps, self.seed, self.device, self.step = steps, seed, device, 0
         self.began_with = manifests.sha256_of(former)
+        self.taught_by = _digest(teacher)
         self.generator = demo_generator().to(device)
         weights.load_into(self.generator.unet, weights.load_safetensors(former), former)
         self.unet = self.generator.unet
@@ -225,30 +226,34 @@ class _Student:
             decay = min(EMA_DECAY, (1 + self.step) / (10 + self.step))
             torch._foreach_lerp_(list(self.ema.parameters()), list(self.unet.parameters()), 1 - decay)
 
+    _ASKED = ("steps", "seed", "began_with", "taught_by")
     _PARTS = ("unet", "ema", "score", "optimizer", "score_optimizer")
 
     def state(self) -> dict[str, Any]:
         """Everything that the next step depends on."""
-        facts = {"step": self.step, "steps": self.steps, "seed": self.seed, "began_with": self.began_with}
-        return facts | {name: getattr(self, name).state_dict() for name in self._PARTS}
+        return {"step": self.step, **{name: getattr(self, name) for name in self._ASKED}} | {
+            name: getattr(self, name).state_dict() for name in self._PARTS
+        }
 
-    def resume(self, state: Mapping[str, Any]) -> bool:
-        """Go on where `state` was taken, if it is of this training; whether it is."""
-        if any(state[name] != getattr(self, name) for name in ("steps", "seed", "began_with")):
-            return False
+    def resume(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state` was taken, if it is of this training."""
+        if other := [name for name in self._ASKED if state[name] != getattr(self, name)]:
+            log.warning("the distillation is begun anew: another was saved, by %s", ", ".join(other))
+            return
         self.step = state["step"]
         for name in self._PARTS:
             getattr(self, name).load_state_dict(state[name])
-        return True
 
 
 class _Pairs:
     """Faces that the teacher made, in chunks whose crops and noise are functions of the chunk's number."""
 
-    def __init__(self, student: _Student, store: CropStore, chunks: tuple[int, int], file: Path) -> None:
+    def __init__(self, student: _Student, store: CropStore, chunks: tuple[int, int], work: Path) -> None:
         self.student, self.store = student, store
         self.chunks, self.chunk = chunks
-        self.pictures = torch.from_numpy(self._kept(file)).to(store.device)
+        # Of another teacher, other noise or other crops they would be other pictures.
+        made_of = f"{student.taught_by[:12]}-{student.seed}-{len(store.images)}"
+        self.pictures = torch.from_numpy(self._kept(work / f"pairs-{made_of}.npy")).to(store.device)
 
     def __getitem__(self, number: int) -> tuple[Batch, torch.Tensor, torch.Tensor]:
         """Crops, noise and the teacher's pictures of one chunk."""
@@ -307,7 +312,7 @@ def distill(
     begin = time.monotonic()
     store, plates = stores[Kind.FACE], stores[Kind.PLATE]
     student = _Student(teacher, former, steps, seed, store.device)
-    taught = _Pairs(student, store, chunks, work / PAIRS)
+    taught = _Pairs(student, store, chunks, work)
     state_file = work / STATE
     if state_file.exists():
         student.resume(torch.load(state_file, map_location=store.device, weights_only=True))
@@ -327,8 +332,8 @@ def distill(
             log.info("distillation step %d of %d, %.1f a second; %s", student.step, steps, rate, figures)
         if now - saved >= SAVE_EVERY_SECONDS:
             saved = now
-            _save(student, state_file)
-    _save(student, state_file)
+            save_state(state_file, student.state())
+    save_state(state_file, student.state())
     weights.save_half(out / SHIPPED_UNET, student.ema)
     return {
         "distillation_steps": steps,
@@ -420,7 +425,9 @@ def _length_of_pixel_distance(masks: torch.Tensor) -> torch.Tensor:
     return (1 / inside).sum().sqrt() / len(masks)
 
 
-def _save(student: _Student, path: Path) -> None:
-    buffer = io.BytesIO()
-    torch.save(student.state(), buffer)
-    atomic.write_bytes(path, buffer.getvalue())
+def _digest(net: nn.Module) -> str:
+    """The sha256 of a network's weights."""
+    digest = hashlib.sha256()
+    for value in net.state_dict().values():
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

@@ -1,12 +1,11 @@
-"""Train the demo's base generator once, on procedural crops alone: one step from noise to a face of nobody.
+"""Begin the demo's base generator, on procedural crops alone: one step from noise to a face of nobody.
 
 The first third of the steps learns by pixel distances alone; then an adversary and its features take over, and the
 pixel distance stays full on plates, whose target is known, and low on faces, of which many would do: neither the
-original's, nor the same for every noise, as a recognizer has it.
+original's, nor the same for every noise, as a recognizer has it. `fitting.distillation` goes on from here.
 """
 
 import copy
-import io
 import math
 import time
 from collections.abc import Iterator, Mapping
@@ -23,6 +22,7 @@ from anony_pipeline.config.schema import Generator as GeneratorSettings
 from anony_pipeline.fitting import augmentation
 from anony_pipeline.fitting.crop_store import Batch, CropStore
 from anony_pipeline.fitting.generator_crops import render_crops
+from anony_pipeline.fitting.loop import save_state
 from anony_pipeline.losses import adversarial, perceptual, reconstruction
 from anony_pipeline.models import weights
 from anony_pipeline.models.demo_pipeline import build_demo_pipeline
@@ -32,7 +32,7 @@ from anony_pipeline.models.recognizer import BOX_CONTEXT, BOX_SHIFT, INPUT_SIZE
 from anony_pipeline.ops import images
 from anony_pipeline.runtime.progress import log
 from anony_pipeline.runtime.seeding import numpy_generator, seed_for
-from anony_pipeline.storage import atomic, manifests
+from anony_pipeline.storage import manifests
 from anony_pipeline.structures.regions import Kind
 
 STATE = "generator_state.pt"
@@ -300,7 +300,7 @@ def fit_generator(
         _train(trainer, stores, batch_size, state_file)
     finally:
         torch.backends.cudnn.benchmark = chosen
-    _save_state(trainer, state_file)
+    save_state(state_file, trainer.state())
     weights.save_half(out / SHIPPED_UNET, trainer.ema)
     return {
         "steps": steps,
@@ -331,17 +331,11 @@ def _train(trainer: _Trainer, stores: Mapping[Kind, CropStore], batch_size: int,
             log.info("generator step %d of %d, %.1f a second; %s", trainer.step, trainer.steps, rate, figures)
         if now - saved >= SAVE_EVERY_SECONDS:
             saved = now
-            _save_state(trainer, state_file)
+            save_state(state_file, trainer.state())
 
 
 def _written(losses: Mapping[str, torch.Tensor]) -> str:
     return " ".join(f"{name} {float(value):.3f}" for name, value in losses.items())
-
-
-def _save_state(trainer: _Trainer, path: Path) -> None:
-    buffer = io.BytesIO()
-    torch.save(trainer.state(), buffer)
-    atomic.write_bytes(path, buffer.getvalue())
 
 
 @torch.no_grad()

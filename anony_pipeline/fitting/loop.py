@@ -4,7 +4,6 @@ Small networks leave a large GPU waiting for its next kernel. So a step can be c
 replayed, with the network compiled besides (`Plan.graphed`, `Plan.compiled`).
 """
 
-import io
 import itertools
 import logging
 import math
@@ -123,7 +122,8 @@ def fit(what: str, networks: Mapping[str, nn.Module], step: Step, plan: Plan, cl
         clock: Of the same plan, if somebody looks at it.
 
     Raises:
-        CheckpointError: If the loss is not finite, or the state file belongs to other networks.
+        CheckpointError: If a gradient is not finite (every `LOOK_EVERY`-th is looked at), or the state file belongs to
+            other networks.
     """
     clock = clock or Clock(plan)
     layout = torch.channels_last if plan.captured else torch.preserve_format
@@ -136,6 +136,7 @@ def fit(what: str, networks: Mapping[str, nn.Module], step: Step, plan: Plan, cl
     update = _Update(step, parameters, optimizer, plan)
     saved = time.monotonic()
     voice = _Voice(what, clock.steps)
+    loss = norm = torch.zeros(())
     steps = range(clock.steps, plan.steps) if plan.until is None else itertools.count(clock.steps)
     with _stream_apart(plan):
         for number in plan.progress(steps, f"fitting {what}"):
@@ -146,22 +147,24 @@ def fit(what: str, networks: Mapping[str, nn.Module], step: Step, plan: Plan, cl
             loss, norm = update(number, seeding.seed_for(plan.seed, what, number))
             clock.steps = number + 1
             if number % LOOK_EVERY == 0:
-                if not torch.isfinite(norm):
-                    raise CheckpointError(
-                        f"fitting {what} diverged",
-                        where=f"step {number}",
-                        got=loss.item(),
-                        do="lower the learning rate",
-                    )
+                _check(what, number, loss, norm)
                 voice.say(clock.steps, share, loss)
             if time.monotonic() - saved > SAVE_EVERY_SECONDS:
                 _save(plan.state, clock.steps, share, networks, optimizer)
                 saved = time.monotonic()
     if plan.captured:
         torch.cuda.synchronize(plan.device)
+    _check(what, clock.steps - 1, loss, norm)
     plan.state.unlink(missing_ok=True)
     for network in networks.values():
         network.to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
+
+
+def _check(what: str, number: int, loss: torch.Tensor, norm: torch.Tensor) -> None:
+    if not torch.isfinite(norm):
+        raise CheckpointError(
+            f"fitting {what} diverged", where=f"step {number}", got=loss.item(), do="lower the learning rate"
+        )
 
 
 class _Voice:
@@ -242,13 +245,17 @@ def _stream_apart(plan: Plan) -> AbstractContextManager[object]:
     return torch.cuda.stream(stream)
 
 
+def save_state(file: Path, state: Mapping[str, Any]) -> None:
+    """Write what a broken run goes on from, under the file's name only when it is complete."""
+    with atomic.writing(file) as target:
+        torch.save(dict(state), target)
+
+
 def _save(
     file: Path, step: int, share: float, networks: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer
 ) -> None:
-    buffer = io.BytesIO()
     states = {name: network.state_dict() for name, network in networks.items()}
-    torch.save({"step": step, "share": share, "networks": states, "optimizer": optimizer.state_dict()}, buffer)
-    atomic.write_bytes(file, buffer.getvalue())
+    save_state(file, {"step": step, "share": share, "networks": states, "optimizer": optimizer.state_dict()})
 
 
 def _restore(plan: Plan, networks: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer) -> tuple[int, float]:
@@ -258,7 +265,11 @@ def _restore(plan: Plan, networks: Mapping[str, nn.Module], optimizer: torch.opt
     try:
         for name, network in networks.items():
             network.load_state_dict(state["networks"][name])
+        # How an update is computed is this run's choice: one that captures goes on from one that did not, too.
+        chosen = [{key: group[key] for key in ("lr", "capturable", "fused")} for group in optimizer.param_groups]
         optimizer.load_state_dict(state["optimizer"])
+        for group, own in zip(optimizer.param_groups, chosen, strict=True):
+            group.update(own)
     except (KeyError, RuntimeError, ValueError) as error:
         raise CheckpointError(
             "the state of a broken fitting run belongs to other networks",

@@ -5,7 +5,6 @@ take many steps: another person of every noise. `fitting.distillation` brings th
 """
 
 import copy
-import io
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,10 +19,10 @@ from torch import nn
 
 from anony_pipeline.fitting.crop_store import CropStore
 from anony_pipeline.fitting.generator import learning_rate
+from anony_pipeline.fitting.loop import save_state
 from anony_pipeline.ops import images
 from anony_pipeline.runtime.progress import log
 from anony_pipeline.runtime.seeding import numpy_generator, seed_for
-from anony_pipeline.storage import atomic
 
 STATE = "teacher_state.pt"
 PREVIEW = "teacher_preview.png"
@@ -135,13 +134,17 @@ class _Learner:
     net: FlowNet
     ema: FlowNet
     optimizer: torch.optim.Optimizer
+    asked: dict[str, Any]
     step: int = 0
 
     def state(self) -> dict[str, Any]:
         parts = {name: getattr(self, name).state_dict() for name in ("net", "ema", "optimizer")}
-        return {"step": self.step, **parts}
+        return {"asked": self.asked, "step": self.step, **parts}
 
     def resume(self, state: Mapping[str, Any]) -> None:
+        if state["asked"] != self.asked:
+            log.warning("the teacher's training is begun anew: another was saved, %s", state["asked"])
+            return
         self.step = state["step"]
         for name in ("net", "ema", "optimizer"):
             getattr(self, name).load_state_dict(state[name])
@@ -170,6 +173,7 @@ def fit_teacher(
         The moving average, frozen.
     """
     learner = begin(store.device, seed, channels)
+    learner.asked |= {"steps": steps, "batch_size": batch_size, "crops": len(store.images)}
     state_file = work / STATE
     if state_file.exists():
         learner.resume(torch.load(state_file, map_location=store.device, weights_only=True))
@@ -184,8 +188,8 @@ def fit_teacher(
             log.info("teacher step %d of %d, %.1f a second; flow %.4f", learner.step, steps, rate, float(loss))
         if now - saved >= SAVE_EVERY_SECONDS:
             saved = now
-            _save(learner, state_file)
-    _save(learner, state_file)
+            save_state(state_file, learner.state())
+    save_state(state_file, learner.state())
     net = learner.ema.requires_grad_(False).eval()
     preview(net, store, seed, work / PREVIEW)
     return net
@@ -202,7 +206,7 @@ def begin(device: torch.device, seed: int, channels: tuple[int, ...] = CHANNELS)
     optimizer = torch.optim.AdamW(net.parameters(), LEARNING_RATE, betas=(0.9, 0.99), weight_decay=0.01, fused=fused)
     if device.type == "cuda":
         net.compile(dynamic=False)
-    return _Learner(net, ema, optimizer)
+    return _Learner(net, ema, optimizer, {"seed": seed, "channels": list(channels)})
 
 
 def train_step(learner: _Learner, store: CropStore, *, steps: int, seed: int, batch_size: int) -> torch.Tensor:
@@ -237,9 +241,3 @@ def preview(net: nn.Module, store: CropStore, seed: int, path: Path, shown: int 
         rows.append(draw(net, noise, batch.images, batch.masks))
     rows.append(batch.images)
     images.write(path, np.concatenate([np.concatenate(images.to_images(row), axis=1) for row in rows]))
-
-
-def _save(learner: _Learner, path: Path) -> None:
-    buffer = io.BytesIO()
-    torch.save(learner.state(), buffer)
-    atomic.write_bytes(path, buffer.getvalue())

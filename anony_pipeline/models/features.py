@@ -53,14 +53,10 @@ class FeatureNet(nn.Module):
     ``forward``: ``(N, 3, 96, 96)`` in ``[-1, 1]`` -> ``(N, outputs)``. ``features``: -> ``(N, 224)``.
     """
 
-    def __init__(self, outputs: int, *, wide: bool = True) -> None:
+    def __init__(self, outputs: int) -> None:
         super().__init__()
-        # Between a stage's ends it is wider than what is averaged. Weights made before that are not wide.
-        channels = (
-            [(3, 24, 24, 24), (24, 64, 64, 40), (40, 112, 112, 64), (64, 160, 160, 96)]
-            if wide
-            else [(3, 24, 24), (24, 48, 48), (48, 72, 72), (72, 80, 80)]
-        )
+        # Between a stage's ends it is wider than what is averaged.
+        channels = [(3, 24, 24, 24), (24, 64, 64, 40), (40, 112, 112, 64), (64, 160, 160, 96)]
         self.stages = nn.ModuleList([_stage(*one) for one in channels])
         self.classify = nn.Sequential(nn.Linear(FEATURES, 128), nn.ReLU(), nn.Linear(128, outputs))
 
@@ -214,8 +210,7 @@ def load_features(
             "features", "FeatureNet", f"torch {torch.__version__}", path.name, weights.check_sha256(path, None)
         )
         state = weights.load_safetensors(path)
-        network = FeatureNet(len(state["classify.2.bias"]), wide="stages.0.6.weight" in state)
-        network = weights.load_into(network, state, path)
+        network = weights.load_into(FeatureNet(len(state["classify.2.bias"])), state, path)
         return AttributeFeatures(network, card, device)
     found = weights.resolve(which, weights_dir or Path(), offline=offline)
     if (found / "config.json").is_file():

@@ -137,7 +137,7 @@ class HeldOutPlateNet(nn.Module):
     character".
     """
 
-    def __init__(self, channels: int = 160, *, context: bool = True) -> None:
+    def __init__(self, channels: int = 160) -> None:
         super().__init__()
         self.features = nn.Sequential(
             nn.Conv2d(3, 24, 5, stride=2, padding=2, bias=False),
@@ -151,8 +151,7 @@ class HeldOutPlateNet(nn.Module):
             *_block(channels, channels, None),
         )
         self.place = nn.Parameter(torch.randn(1, channels, 8, 24) * 0.02)
-        # Weights that were made before there was a context have none.
-        self.context = _Context(channels) if context else None
+        self.context = _Context(channels)
         self.queries = nn.Parameter(torch.randn(MAX_CHARACTERS, channels) * 0.02)
         self.keys = nn.Conv2d(channels, channels, 1)
         self.classify = nn.Sequential(
@@ -161,11 +160,8 @@ class HeldOutPlateNet(nn.Module):
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         """See the class."""
-        features = self.features(pixels)
-        placed = features + self.place
-        if self.context is not None:
-            placed = features = self.context(placed)
-        keys = self.keys(placed).flatten(2)
+        features = self.context(self.features(pixels) + self.place)
+        keys = self.keys(features).flatten(2)
         weight = torch.softmax(torch.einsum("qc,ncp->nqp", self.queries, keys), dim=2)
         return self.classify(torch.einsum("nqp,ncp->nqc", weight, features.flatten(2)))
 
@@ -438,7 +434,7 @@ def load_reader(
     if which == "shipped" and held_out:
         path = weights.shipped("held_out_reader.safetensors")
         state = weights.load_safetensors(path)
-        network = weights.load_into(HeldOutPlateNet(context="context.look.weight" in state), state, path)
+        network = weights.load_into(HeldOutPlateNet(), state, path)
         card = JudgeCard(
             "reader", "held_out_reader", f"torch {torch.__version__}", path.name, weights.check_sha256(path, None)
         )

@@ -60,3 +60,7 @@ def test_all_judges_are_made_from_nothing_at_the_smallest_scale(tmp_path):
     manifest = base_models.make_all(tmp_path / "weights", scale=0.0005, device="cpu", only=names)
     assert json.dumps(manifest)
     assert sum(entry["bytes"] for entry in manifest["files"].values()) < 14_500_000
+
+
+def test_scale_one_is_what_the_amounts_say():
+    assert base_models.Amounts().scaled(1) == base_models.Amounts()

@@ -129,3 +129,19 @@ def test_a_limited_run_that_is_broken_off_goes_on_at_the_share_that_was_over(tmp
     assert seen[0][0] == 12
     assert reached <= seen[0][1] < reached + 0.05
     assert seen[-1][1] > 0.9
+
+
+def test_a_run_goes_on_in_its_own_way_of_updating(tmp_path):
+    """The state of a run that updates otherwise must not change how this one does: a captured one could not go on."""
+    network = torch.nn.Linear(2, 2)
+    plan = loop.Plan(4, 0, torch.device("cpu"), tmp_path / "state.pt")
+    former = torch.optim.AdamW(network.parameters(), lr=0.5)
+    network(torch.ones(1, 2)).sum().backward()
+    former.step()
+    loop._save(plan.state, 3, 0.75, {"network": network}, former)
+    mine = torch.optim.AdamW(network.parameters(), lr=torch.tensor(0.1), fused=True)
+    assert loop._restore(plan, {"network": network}, mine) == (3, 0.75)
+    group = mine.param_groups[0]
+    assert group["fused"]
+    assert isinstance(group["lr"], torch.Tensor)
+    assert mine.state[network.weight]["step"] == 1

@@ -94,7 +94,23 @@ def test_a_stopped_training_resumes_to_the_same_weights_bit_for_bit(store, tmp_p
     monkeypatch.setattr(teacher, "train_step", stop_after_two)
     with pytest.raises(KeyboardInterrupt):
         teacher.fit_teacher(store, work=tmp_path / "parts", **options)
-    monkeypatch.setattr(teacher, "train_step", step)
+    begun = []
+
+    def look(learner, *args, **settings):
+        begun.append(learner.step)
+        return step(learner, *args, **settings)
+
+    monkeypatch.setattr(teacher, "train_step", look)
     parts = teacher.fit_teacher(store, work=tmp_path / "parts", **options)
+    assert begun == [2, 3]
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), parts.parameters(), strict=True))
     assert (tmp_path / "parts" / teacher.PREVIEW).exists()
+
+
+def test_the_state_of_another_training_is_not_gone_on_from(store, tmp_path, caplog):
+    options = {"seed": 0, "batch_size": 2, "channels": TINY, "work": tmp_path}
+    teacher.fit_teacher(store, steps=1, **options)
+    anew = teacher.fit_teacher(store, steps=2, **options)
+    assert "begun anew" in caplog.text
+    alone = teacher.fit_teacher(store, steps=2, **{**options, "work": tmp_path / "alone"})
+    assert all(torch.equal(a, b) for a, b in zip(anew.parameters(), alone.parameters(), strict=True))

@@ -34,17 +34,6 @@ def test_the_network_is_small_and_its_maps_halve():
     assert sum(one.shape[1] for one in maps) == features.FEATURES
 
 
-def test_weights_from_before_the_network_was_widened_still_load(tmp_path, monkeypatch):
-    former = features.FeatureNet(17, wide=False).eval()
-    weights.round_to_half(former)
-    weights.save_half(tmp_path / "features.safetensors", former)
-    monkeypatch.setattr(weights, "shipped", lambda name: tmp_path / name)
-    crop = np.random.default_rng(0).integers(0, 256, (96, 96, 3), dtype=np.uint8)
-    with torch.no_grad():
-        expected = former.features(torch.from_numpy(crop).permute(2, 0, 1)[None] / 127.5 - 1)
-    np.testing.assert_allclose(features.load_features("shipped").extract([crop]), expected.numpy(), atol=1e-5)
-
-
 def test_missing_inception_weights_name_their_file_and_sum(tmp_path):
     with pytest.raises(WeightsError, match=r"inception[\s\S]*6726825d0af5f729"):
         features.load_features("inception", weights_dir=tmp_path)

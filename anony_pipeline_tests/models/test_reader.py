@@ -151,20 +151,6 @@ def test_both_readers_stay_small():
         assert sum(p.numel() for p in network.parameters()) <= 900_000
 
 
-def test_held_out_weights_from_before_there_was_a_context_still_read_the_same(tmp_path, monkeypatch):
-    torch.manual_seed(0)
-    former = reader.HeldOutPlateNet(context=False).eval()
-    weights.round_to_half(former)
-    weights.save_half(tmp_path / "held_out_reader.safetensors", former)
-    monkeypatch.setattr(weights, "shipped", lambda name: tmp_path / name)
-    plate = np.random.default_rng(0).integers(0, 256, (*reader.INPUT_HW, 3), dtype=np.uint8)
-    with torch.no_grad():
-        expected = reader.decode_places(former(torch.from_numpy(plate).permute(2, 0, 1)[None] / 127.5 - 1))
-    found = reader.load_reader("shipped", held_out=True, cache=tmp_path).read([plate])
-    assert found[0].text == expected[0].text
-    assert found[0].confidence == pytest.approx(expected[0].confidence, rel=1e-3)
-
-
 def test_each_place_of_the_held_out_reader_sees_all_others():
     torch.manual_seed(0)
     context = reader._Context(8, heads=2)
