@@ -22,7 +22,7 @@ from torch import nn
 
 from anony_pipeline.fitting import teacher as teachers
 from anony_pipeline.fitting.crop_store import Batch, CropStore
-from anony_pipeline.fitting.generator import PLATE_STRENGTHS, demo_generator, learning_rate
+from anony_pipeline.fitting.generator import PLATE_STRENGTHS, demo_generator, warm_cosine
 from anony_pipeline.fitting.loop import save_state
 from anony_pipeline.fitting.teacher import FlowNet
 from anony_pipeline.losses import reconstruction
@@ -217,7 +217,7 @@ class _Student:
 
     def _update(self, backward: Callable[[], None]) -> None:
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.step, self.steps, LEARNING_RATE)
+            group["lr"] = warm_cosine(self.step, self.steps, LEARNING_RATE)
         self.optimizer.zero_grad(set_to_none=True)
         backward()
         nn.utils.clip_grad_norm_(self.unet.parameters(), 1.0)

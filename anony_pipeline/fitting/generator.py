@@ -127,7 +127,7 @@ class _Trainer:
     def _train_generator(self, outputs: torch.Tensor, batch: Batch) -> dict[str, torch.Tensor]:
         highest = LEARNING_RATE if self.began_with is None else FURTHER_LEARNING_RATE
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.step, self.steps, highest)
+            group["lr"] = warm_cosine(self.step, self.steps, highest)
         gradient, losses = self._gradient(outputs.detach(), batch)
         self.optimizer.zero_grad(set_to_none=True)
         outputs.backward(gradient.to(outputs.dtype))
@@ -405,7 +405,7 @@ def _by_box(boxes: torch.Tensor) -> torch.Tensor:
     return matrices
 
 
-def learning_rate(step: int, steps: int, highest: float) -> float:
+def warm_cosine(step: int, steps: int, highest: float) -> float:
     """Rise linearly over the first tenth, at most 200 steps, then fall as a half cosine."""
     warm = min(1.0, (step + 1) / max(1, min(200, steps // 10)))
     cosine = (1 + math.cos(math.pi * step / steps)) / 2

@@ -18,7 +18,7 @@ from diffusers import UNet2DModel
 from torch import nn
 
 from anony_pipeline.fitting.crop_store import CropStore
-from anony_pipeline.fitting.generator import learning_rate
+from anony_pipeline.fitting.generator import warm_cosine
 from anony_pipeline.fitting.loop import save_state
 from anony_pipeline.ops import images
 from anony_pipeline.runtime.progress import log
@@ -213,7 +213,7 @@ def train_step(learner: _Learner, store: CropStore, *, steps: int, seed: int, ba
     """One update; returns its loss."""
     step = learner.step
     for group in learner.optimizer.param_groups:
-        group["lr"] = learning_rate(step, steps, LEARNING_RATE)
+        group["lr"] = warm_cosine(step, steps, LEARNING_RATE)
     batch = store.draw(batch_size, numpy_generator(seed, "teacher/batch", step))
     randomness = torch.Generator(store.device).manual_seed(seed_for(seed, "teacher/noise", step))
     noise = torch.randn(batch.images.shape, generator=randomness, device=store.device)
