@@ -5,7 +5,6 @@ replayed, with the network compiled besides (`Plan.graphed`, `Plan.compiled`).
 """
 
 import itertools
-import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -19,14 +18,13 @@ from torch import nn
 
 from anony_pipeline.errors import CheckpointError
 from anony_pipeline.runtime import seeding
-from anony_pipeline.runtime.progress import track
+from anony_pipeline.runtime.progress import log, track
 from anony_pipeline.storage import atomic
 
 Progress = Callable[[Iterable[int], str], Iterator[int]]
 Step = Callable[[int, torch.Generator], torch.Tensor]
 """``(step, generator on the device) -> scalar loss``. A graphed one must not use the step, which would be captured."""
 
-log = logging.getLogger("anony_pipeline")
 SAVE_EVERY_SECONDS, SAY_EVERY_SECONDS = 30.0, 15.0
 LOOK_EVERY = 50
 WARM_UP = 0.05

@@ -131,7 +131,7 @@ class HeldOutPlateNet(nn.Module):
     """A convolutional network with one attention query for each place of the serial. It is in no loss, ever.
 
     Which character is the fifth can't be seen near it, so places look at each other first; without that, a character
-    was often read in its neighbor's place, too.
+    was at times read in its neighbor's place, too.
 
     ``forward``: ``(N, 3, 64, 192)`` in ``[-1, 1]`` -> ``(N, MAX_CHARACTERS, 1 + len(ALPHABET))`` logits, class 0 "no
     character".
