@@ -1,17 +1,19 @@
 """Bring a teacher of many steps into the base generator's one step: the same face of the same noise, and as real.
 
-Two forces on faces. *Follow*: of a noise and a crop the teacher has made one face, and the generator is to make that
-one (Luhman and Luhman, Knowledge Distillation in Iterative Generative Models, 2021), above all in what is coarse, for
-the mean of many fine details is a blur. *Match*: what is made moves to where the teacher's density grows over that of
-what is made now (Yin et al., One-step Diffusion with Distribution Matching Distillation, 2024, equation 7), which is
-sharp. Plates stay what the generator made of them before.
+Three forces on faces. *Follow*: of a noise and a crop the teacher has made one face, and the generator is to make that
+one (Luhman and Luhman, Knowledge Distillation in Iterative Generative Models, 2021): in the end only in what is coarse,
+for the mean of many fine details is a blur. *Match*: what is made moves to where the teacher's density grows over that
+of what is made now (Yin et al., One-step Diffusion with Distribution Matching Distillation, 2024, equation 7). *Pass*:
+what is made is to be taken for drawn by a critic that looks through the teacher's eyes, at noisy pictures (Sauer et
+al., Fast High-Resolution Image Synthesis with Latent Adversarial Diffusion Distillation, 2024). The last two are sharp.
+Plates stay what the generator made of them before.
 """
 
 import contextlib
 import copy
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +27,9 @@ from anony_pipeline.fitting.crop_store import Batch, CropStore
 from anony_pipeline.fitting.generator import PLATE_STRENGTHS, demo_generator, warm_cosine
 from anony_pipeline.fitting.loop import save_state
 from anony_pipeline.fitting.teacher import FlowNet
-from anony_pipeline.losses import reconstruction
+from anony_pipeline.losses import adversarial, reconstruction
 from anony_pipeline.models import weights
+from anony_pipeline.models.discriminator import PatchScores
 from anony_pipeline.models.generator import LAST_TIMESTEP, SHIPPED_UNET, with_coarse_of
 from anony_pipeline.ops import images
 from anony_pipeline.runtime.progress import log, track
@@ -40,18 +43,56 @@ LEARNING_RATE = 4e-4
 SCORE_LEARNING_RATE = 1e-4
 EMA_DECAY = 0.999
 TURNS = (Kind.FACE, Kind.FACE, Kind.FACE, Kind.PLATE)
-FINE, COARSE = 0.3, 0.7
-"""Weights of following pixel by pixel and in means of `POOLED` x `POOLED` pixels."""
+FINE, COARSE = (0.3, 0.0), (0.7, 0.4)
+"""Weights of following pixel by pixel and in means of `POOLED` x `POOLED` pixels, at first and from `WHOLE` on."""
+KEPT = 0.3
 POOLED = 4
-MATCH = 2.0
-MATCH_FROM, MATCH_WHOLE = 0.12, 0.35
-"""Shares of the training before which nothing is matched, and from which on all is: a density of what is made must be
-learned first."""
-MATCHED_TIMES = (0.02, 0.98)
+MATCH, PASS = 2.0, 1.0
+BEGIN, WHOLE = 0.1, 0.3
+"""Shares of the training before which nothing is matched or passed, and from which on all is: a density of what is
+made, and a critic of it, must be learned first."""
+MATCHED_TIMES, CRITIC_TIMES = (0.02, 0.98), (0.02, 0.7)
+CRITIC_LEARNING_RATE = 2e-4
 FURTHER_SHARE = 0.15
 """Of the steps on faces, those that begin with what a first step made, as samplers of several steps do."""
 FURTHER_TIMESTEPS = (249, 499, 749)
 SAVE_EVERY_SECONDS = 120.0
+
+
+class Critic(nn.Module):
+    """Tells what was made from what was drawn, place by place, on the maps of the teacher's levels.
+
+    Args:
+        channels: Of the levels.
+        width: Of its own layers.
+    """
+
+    def __init__(self, channels: Sequence[int], width: int = 96) -> None:
+        super().__init__()
+        self.heads = nn.ModuleList(
+            nn.Sequential(
+                nn.Conv2d(count, width, 1),
+                nn.GroupNorm(8, width),
+                nn.SiLU(),
+                nn.Conv2d(width, width, 3, padding=1),
+                nn.GroupNorm(8, width),
+                nn.SiLU(),
+                nn.Conv2d(width, 1, 1),
+            )
+            for count in channels
+        )
+
+    def forward(self, maps: Sequence[torch.Tensor], masks: torch.Tensor) -> list[PatchScores]:
+        """Scores of each level's places, of which those count that touch a mask.
+
+        Args:
+            maps: ``(N, C, h, w)`` of each level, of edges that divide the pictures'.
+            masks: ``(N, 1, H, W)``, 0 or 1.
+        """
+        return [
+            PatchScores(head(level).float(), F.max_pool2d(masks, masks.shape[-1] // level.shape[-1]))
+            for head, level in zip(self.heads, maps, strict=True)
+        ]
 
 
 class _Student:
@@ -70,16 +111,27 @@ class _Student:
         self.ema = copy.deepcopy(self.unet).requires_grad_(False)
         self.teacher = teacher.requires_grad_(False)
         self.score = copy.deepcopy(teacher).requires_grad_(True)
+        self.critic = Critic(teacher.unet.config.block_out_channels).to(device)
+        self.maps = self.teacher.maps
         is_fast = device.type == "cuda"
         if is_fast:
             for net in (self.unet, self.former, self.ema):
                 net.to(memory_format=torch.channels_last)
             for net in (self.unet, self.teacher, self.score):
                 net.compile(dynamic=False)
+            self.maps = torch.compile(self.maps, dynamic=False)
         self.optimizer = torch.optim.AdamW(self.unet.parameters(), LEARNING_RATE, betas=(0.9, 0.99), fused=is_fast)
         self.score_optimizer = torch.optim.AdamW(
             self.score.parameters(), SCORE_LEARNING_RATE, betas=(0.0, 0.99), fused=is_fast
         )
+        self.critic_optimizer = torch.optim.Adam(
+            self.critic.parameters(), CRITIC_LEARNING_RATE, betas=(0.0, 0.99), fused=is_fast
+        )
+
+    @property
+    def sharpness(self) -> float:
+        """How much of matching and passing is in force, from 0 to 1."""
+        return min(1.0, max(0.0, (self.step / self.steps - BEGIN) / (WHOLE - BEGIN)))
 
     def half(self) -> torch.autocast:
         """bfloat16 on a GPU."""
@@ -100,7 +152,7 @@ class _Student:
         return torch.where(batch.masks > 0.5, generator.decode(clean.float()), batch.images)
 
     def face_step(self, batch: Batch, noise: torch.Tensor, followed: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Follow and match.
+        """Follow, match and pass.
 
         Args:
             batch: Crops.
@@ -111,7 +163,8 @@ class _Student:
         fixed = outputs.detach().requires_grad_(True)
         fine = reconstruction.masked_l1(fixed, followed, batch.masks)
         coarse = _coarse_l1(fixed, followed, batch.masks)
-        return self._learn(outputs, fixed, {"fine": (FINE, fine), "coarse": (COARSE, coarse)}, batch)
+        of_fine, of_coarse = (first + (last - first) * self.sharpness for first, last in (FINE, COARSE))
+        return self._learn(outputs, fixed, {"fine": (of_fine, fine), "coarse": (of_coarse, coarse)}, batch)
 
     def further_step(self, batch: Batch, noise: torch.Tensor) -> dict[str, torch.Tensor]:
         """A later step of a sampler of several: it begins with what a first one made, and stays near it."""
@@ -124,7 +177,7 @@ class _Student:
         outputs = self.made(batch, latents, timesteps)
         fixed = outputs.detach().requires_grad_(True)
         kept = reconstruction.masked_l1(fixed, first, batch.masks)
-        return self._learn(outputs, fixed, {"kept": (FINE, kept)}, batch)
+        return self._learn(outputs, fixed, {"kept": (KEPT, kept)}, batch)
 
     def plate_step(self, batch: Batch) -> dict[str, torch.Tensor]:
         """Make what the former generator makes of the same anchors and noise."""
@@ -165,7 +218,7 @@ class _Student:
     def _learn(
         self, outputs: torch.Tensor, fixed: torch.Tensor, weighted: dict[str, tuple[float, torch.Tensor]], batch: Batch
     ) -> dict[str, torch.Tensor]:
-        """Follow the gradients of weighted losses of the outputs, each of one length, and match.
+        """Follow the gradients of weighted losses of the outputs, each of one length; match and pass.
 
         Args:
             outputs: ``(N, 3, H, W)`` with the generator's graph.
@@ -178,13 +231,46 @@ class _Student:
         for weight, loss in weighted.values():
             total += weight * _of_length(torch.autograd.grad(loss, fixed)[0], length)
         losses = {name: loss for name, (_, loss) in weighted.items()}
-        share = (self.step / self.steps - MATCH_FROM) / (MATCH_WHOLE - MATCH_FROM)
-        if share > 0:
+        direction, losses["pass"], losses["critic"] = self._passing(fixed, batch)
+        if self.sharpness > 0:
+            total += PASS * self.sharpness * _of_length(direction, length)
             direction, losses["match"] = self._matching(fixed.detach(), batch)
-            total += MATCH * min(1.0, share) * _of_length(direction, length)
+            total += MATCH * self.sharpness * _of_length(direction, length)
         self._update(lambda: outputs.backward(total))
         losses["score"] = self._train_score(fixed.detach(), batch)
         return {name: loss.detach() for name, loss in losses.items()}
+
+    def _passing(self, outputs: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """One turn of the game with the critic, who is shown what was made and drawn under the same noise.
+
+        Args:
+            outputs: ``(N, 3, H, W)``, a leaf.
+            batch: Their crops.
+
+        Returns:
+            The gradient at the outputs of their loss; that loss; the critic's, before it learned.
+        """
+        randomness = torch.Generator(self.device).manual_seed(seed_for(self.seed, "distillation/critic", self.step))
+        low, high = CRITIC_TIMES
+        times = low + (high - low) * torch.rand(len(outputs), generator=randomness, device=self.device)
+        t = times.view(-1, 1, 1, 1)
+        noise = torch.randn(outputs.shape, generator=randomness, device=self.device)
+
+        def seen(pictures: torch.Tensor) -> list[torch.Tensor]:
+            return self.maps((1 - t) * pictures + t * noise, times, batch.images, batch.masks)
+
+        with self.half():
+            made = seen(outputs)
+            passed = adversarial.generator_loss(self.critic(made, batch.masks))
+            (direction,) = torch.autograd.grad(passed, outputs)
+            with torch.no_grad():
+                drawn = seen(batch.images)
+            shown = (self.critic(maps, batch.masks) for maps in (drawn, [level.detach() for level in made]))
+            told_apart = adversarial.discriminator_loss(*shown)
+        self.critic_optimizer.zero_grad(set_to_none=True)
+        told_apart.backward()
+        self.critic_optimizer.step()
+        return direction, passed, told_apart
 
     @torch.no_grad()
     def _matching(self, outputs: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
@@ -227,7 +313,7 @@ class _Student:
             torch._foreach_lerp_(list(self.ema.parameters()), list(self.unet.parameters()), 1 - decay)
 
     _ASKED = ("steps", "seed", "began_with", "taught_by")
-    _PARTS = ("unet", "ema", "score", "optimizer", "score_optimizer")
+    _PARTS = ("unet", "ema", "score", "critic", "optimizer", "score_optimizer", "critic_optimizer")
 
     def state(self) -> dict[str, Any]:
         """Everything that the next step depends on."""

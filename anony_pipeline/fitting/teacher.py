@@ -66,10 +66,33 @@ class FlowNet(nn.Module):
             pictures: ``(N, 3, H, W)`` in ``[-1, 1]``; what is under the masks has no influence.
             masks: ``(N, 1, H, W)``, 0 or 1.
         """
-        inside = masks > 0.5
-        given = torch.cat([noisy.masked_fill(~inside, 0.0), pictures.masked_fill(inside, 0.0), masks], dim=1)
-        patches = self.unet(F.pixel_unshuffle(given, PATCH), times * 1000).sample
+        patches = self.unet(_patches(noisy, pictures, masks), times * 1000).sample
         return F.pixel_shuffle(patches, PATCH)
+
+    def maps(
+        self, noisy: torch.Tensor, times: torch.Tensor, pictures: torch.Tensor, masks: torch.Tensor
+    ) -> list[torch.Tensor]:
+        """What the way down sees, from patches to the whole: of each level ``(N, C, h, w)``, before it is halved.
+
+        Args:
+            noisy: As in `forward`, like all others.
+            times: ``(N,)``.
+            pictures: ``(N, 3, H, W)``.
+            masks: ``(N, 1, H, W)``.
+        """
+        when = self.unet.time_embedding(self.unet.time_proj(times * 1000))
+        seen, found = self.unet.conv_in(_patches(noisy, pictures, masks)), []
+        for block in self.unet.down_blocks:
+            seen, inner = block(hidden_states=seen, temb=when)
+            found.append(inner[len(block.resnets) - 1])
+        return found
+
+
+def _patches(noisy: torch.Tensor, pictures: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+    """The network's input: what is noisy under the masks, what is known outside, and the masks."""
+    inside = masks > 0.5
+    given = torch.cat([noisy.masked_fill(~inside, 0.0), pictures.masked_fill(inside, 0.0), masks], dim=1)
+    return F.pixel_unshuffle(given, PATCH)
 
 
 def flow_loss(

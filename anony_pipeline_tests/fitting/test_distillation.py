@@ -77,6 +77,43 @@ def test_coarse_distance_is_that_of_the_means_of_patches():
     assert measured.item() == pytest.approx(expected, rel=1e-4)
 
 
+def test_a_critic_learns_what_is_made_and_its_gradient_makes_it_more_like_what_is_drawn(student, stores, monkeypatch):
+    monkeypatch.setattr(distillation, "CRITIC_TIMES", (0.02, 0.2))
+    batch = stores[Kind.FACE].draw(2, np.random.default_rng(0))
+    outputs = torch.where(batch.masks > 0.5, -batch.images, batch.images).requires_grad_(True)
+    student.critic_optimizer.param_groups[0]["lr"] = 2e-3
+    told = []
+    for student.step in range(12):
+        direction, passed, critic = student._passing(outputs, batch)
+        told.append(critic.item())
+    assert told[0] == pytest.approx(2, abs=0.5)  # it knows nothing: the hinge's value at 0
+    assert np.mean(told[-3:]) < 0.6 * told[0]
+    outside = (batch.masks < 0.5).expand_as(direction)
+    assert (direction[outside] == 0).all()
+    assert (direction[~outside] != 0).any()
+    student.critic_optimizer.param_groups[0]["lr"] = 0.0
+    direction, passed, _ = student._passing(outputs, batch)
+    with torch.no_grad():
+        moved = outputs - 0.05 * direction / direction.abs().max()
+    assert student._passing(moved.requires_grad_(True), batch)[1] < passed
+
+
+def test_a_critic_counts_the_places_that_touch_a_mask():
+    torch.manual_seed(0)
+    critic, masks = distillation.Critic((32, 64)), torch.zeros(1, 1, 32, 32)
+    masks[..., 9:12, 15:18] = 1
+    scores = critic([torch.randn(1, 32, 8, 8), torch.randn(1, 64, 4, 4)], masks)
+    assert [one.logits.shape for one in scores] == [(1, 1, 8, 8), (1, 1, 4, 4)]
+    assert [one.weights.nonzero()[:, 2:].tolist() for one in scores] == [[[2, 3], [2, 4]], [[1, 1], [1, 2]]]
+
+
+def test_what_is_blurred_goes_as_what_is_sharp_comes(student):
+    student.steps, found = 100, []
+    for student.step in (0, 10, 20, 30, 99):
+        found.append(student.sharpness)
+    assert found == pytest.approx([0, 0, 0.5, 1, 1])
+
+
 def test_every_weight_learns_to_follow_and_the_teacher_stays(student, stores, tmp_path):
     pairs = distillation._Pairs(student, stores[Kind.FACE], (2, 2), tmp_path)
     before = {name: value.clone() for name, value in student.unet.named_parameters()}
@@ -85,7 +122,7 @@ def test_every_weight_learns_to_follow_and_the_teacher_stays(student, stores, tm
     assert learned[3].keys() == learned[7].keys() == {"plates"}
     faces = [losses.get("faces") or losses["further"] for losses in learned if "plates" not in losses]
     assert "match" not in faces[0]
-    assert all({"match", "score"} <= set(losses) for losses in faces[-3:])
+    assert all({"match", "pass", "critic", "score"} <= set(losses) for losses in faces[-3:])
     assert all(not torch.equal(value, before[name]) for name, value in student.unet.named_parameters())
     assert all(torch.equal(*both) for both in zip(taught, student.teacher.parameters(), strict=True))
 

@@ -68,6 +68,21 @@ def test_nothing_under_the_mask_is_seen_and_nothing_outside_changes(store):
     assert not torch.equal(made[~outside], batch.images[~outside])
 
 
+def test_the_maps_are_those_that_the_velocity_is_made_of(store):
+    batch = store.draw(2, np.random.default_rng(0))
+    net = teacher.FlowNet((32, 64)).eval()
+    given = torch.randn(batch.images.shape), torch.tensor([0.3, 0.8]), batch.images, batch.masks
+    seen = []
+    for block in net.unet.down_blocks:
+        block.resnets[-1].register_forward_hook(lambda module, inputs, output: seen.append(output))
+    net(*given)
+    maps = net.maps(*given)
+    assert [level.shape for level in maps] == [(2, 32, 32, 32), (2, 64, 16, 16)]
+    assert torch.equal(maps[0], seen[0])  # no attention follows there
+    assert not torch.equal(maps[1], seen[1])
+    assert torch.equal(seen[1], seen[3])  # the same on the same way
+
+
 def test_another_noise_makes_another_face(store):
     batch = store.draw(2, np.random.default_rng(0))
     net = teacher.FlowNet(TINY).eval()
