@@ -737,6 +737,7 @@ def run(
             how = "done" if done.exception() is None else "failed"
             print(f"{time.monotonic() - begin:5.0f} s: {name}, seed {seed} {how}", flush=True)
             write(finished(work))
+    write(finished(work))  # of rows that were all there, too
     return failed
 
 

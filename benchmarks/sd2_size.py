@@ -279,7 +279,7 @@ class Measured:
             weight.data = weight.data.float()
         self.generator.unet.train().enable_gradient_checkpointing()
         self.generator.vae.enable_gradient_checkpointing()
-        total = torch.cuda.get_device_properties(0).total_memory
+        total = torch.cuda.get_device_properties(self.device).total_memory
         torch.cuda.empty_cache()
         torch.cuda.set_per_process_memory_fraction(T4_BYTES / total)
         try:
@@ -333,6 +333,8 @@ def main() -> None:
     parser.add_argument("--compiled", action="store_true", help="add the row with compiled blocks to --out")
     options = parser.parse_args()
     device = torch.device(options.device)
+    if device.type == "cuda":
+        torch.cuda.set_device(device.index or 0)  # the one whose memory is limited below
     work = Measured(options.size, device, options.repeats)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     result = {

@@ -187,13 +187,20 @@ def finished(places: Places, common: dict[str, Any]) -> Rows:
     return {name: rows[name] for name in METHODS if name in rows}
 
 
+def fits_by_device(places: Places) -> dict[str, str]:
+    """Which fits were computed where: a fit begun on one machine is ended there, but not all need be."""
+    found: dict[str, list[str]] = {}
+    for path in sorted((places.own / "fits").glob("*.json")):
+        found.setdefault(json.loads(path.read_text())["device"], []).append(path.stem)
+    return {device: " ".join(names) for device, names in found.items()}
+
+
 def facts_of(options: argparse.Namespace, common: dict[str, Any], config: Config, places: Places) -> dict[str, Any]:
     """What is the same in all fits."""
     test = original_streets(config, places)
     return {
         "benchmark": "utility",
         "made_with": common,
-        "device": ablation.device_name(torch.device(options.device[0])),
         "train_images": len(loaders.open_split(config, "train").images),
         "test_images": len(test.images),
         "test_regions": {
@@ -209,7 +216,8 @@ def write(facts: dict[str, Any], rows: Rows, places: Places) -> None:
     if not rows:
         return
     treated = {name: json.loads((places.treated(name) / "treated.json").read_text()) for name in rows}
-    result = {**facts, "treated": treated, "compared": compared(rows), "rows": rows}
+    result = {**facts, "fits_by_device": fits_by_device(places), "treated": treated}
+    result |= {"compared": compared(rows), "rows": rows}
     atomic.write_text(RESULT, json.dumps(result, indent=1) + "\n")
 
 
@@ -258,13 +266,16 @@ def main() -> None:
     options = parser.parse_args()
     options.checkpoint, options.config = options.checkpoint.resolve(), options.config.resolve()
     config, common = loading.load([options.config]), made_with(options.checkpoint)
-    places = Places(options.work.resolve(), options.work.resolve() / common["checkpoint"][:12])
+    # What verification lets out depends on the shipped judges, too.
+    own = f"{common['checkpoint'][:12]}-{common['weights']}"
+    places = Places(options.work.resolve(), options.work.resolve() / own)
     if options.treat:
         treat(options.treat, options.checkpoint, config, options.device[0], places.treated(options.treat))
     elif options.fit:
         figures = fitted(options.fit, options.seed, torch.device(options.device[0]), config, places)
         path = places.own / "fits" / f"{options.fit}+{options.seed}.json"
-        atomic.write_json(path, {"made_with": common, "figures": figures})
+        where = ablation.device_name(torch.device(options.device[0]))
+        atomic.write_json(path, {"made_with": common, "device": where, "figures": figures})
     elif failed := run(options, config, common, places):
         sys.exit(f"failed: {'; '.join(failed)}")
 
