@@ -39,6 +39,8 @@ PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 SECOND_TEXT = ("text_encoder_2", "tokenizer_2")
 """What SDXL has beside them."""
 LAST_TIMESTEP = 999
+HASHED_VALUES = 64
+"""Of each tensor, for a base model's name: all of SDXL's would take seconds."""
 COARSE = 1 / 32
 """Sigma over a crop's height: what is coarser on a plate is its anchor's."""
 
@@ -503,13 +505,24 @@ def outline_unet(config: Config) -> UNet2DConditionModel:
     return unet
 
 
+def base_version(config: Config) -> str:
+    """Name the base model that a configuration asks for without loading it, the shipped one by its sum.
+
+    Which weights are shipped is the package's choice, and another version's may be others under the same name.
+    """
+    settings = config.model.generator.diffusers
+    if settings.model_id == "shipped":
+        return weights.shipped_manifest()["files"][SHIPPED_UNET]["sha256"]
+    return f"{settings.model_id}@{settings.revision}"
+
+
 def base_identity(model_id: str, pipeline: Pipeline) -> str:
-    """Name a base model by its id and a hash of its UNet's shape and outermost weights, before adapters are added."""
+    """Name a base model by its id and a hash of its UNet's shape and of each tensor's first values, without adapters."""
     # Keys with an underscore say where it was loaded from and by which version.
     shape = {key: value for key, value in pipeline.unet.config.items() if not key.startswith("_")}
     digest = hashlib.sha256(json.dumps(shape, sort_keys=True, default=str).encode())
-    for layer in (pipeline.unet.conv_in, pipeline.unet.conv_out):
-        digest.update(layer.weight.detach().float().cpu().numpy().tobytes())
+    for value in pipeline.unet.state_dict().values():
+        digest.update(value.flatten()[:HASHED_VALUES].float().cpu().numpy().tobytes())
     return f"{Path(model_id).name if Path(model_id).is_absolute() else model_id}@{digest.hexdigest()[:12]}"
 
 

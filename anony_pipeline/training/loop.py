@@ -16,6 +16,7 @@ from anony_pipeline.datasets import folds, integrity, loaders, unify
 from anony_pipeline.datasets.coco import CocoSet
 from anony_pipeline.errors import AnonyPipelineError, CheckpointError, ConfigError, DatasetError
 from anony_pipeline.losses import identity
+from anony_pipeline.models.generator import base_version
 from anony_pipeline.plates.styles import configured_styles
 from anony_pipeline.runtime import processes, sharding
 from anony_pipeline.runtime.device import choose_device, choose_dtype, ran_out_of_memory
@@ -220,6 +221,7 @@ class _Training:
             self.data, planted = prepare(config, loaders.open_split(config, "train"))
         faces = self.data.samples.get(Kind.FACE)
         self.validator = validation.Validator(config, val, trained_on=faces, canaries=planted)
+        self.begins_with = f"{self.data.key} {base_version(config)}"
         self.outputs = Path(config.paths.outputs)
 
     def pretrain(self, steps: int) -> TrainReport:
@@ -227,16 +229,16 @@ class _Training:
             raise DatasetError(
                 "there is nothing to pretrain", where="training.pretrain_steps", got=0, do="set it, or use mode joint"
             )
-        label = fingerprint(self.config, "pretrain", self.data.key)
+        label = fingerprint(self.config, "pretrain", self.begins_with)
         return self._run("pretrain", self.outputs / "pretrained", label, steps, None)
 
     def joint(self, steps: int) -> TrainReport:
-        begin = state.latest(self.outputs / "pretrained", fingerprint(self.config, "pretrain", self.data.key))
+        begin = state.latest(self.outputs / "pretrained", fingerprint(self.config, "pretrain", self.begins_with))
         if begin is None:
             log.info(
                 "joint training begins with the base model: there is no pretrained generator of this configuration"
             )
-        label = fingerprint(self.config, "joint", begin.manifest_sha256 if begin else self.data.key)
+        label = fingerprint(self.config, "joint", begin.manifest_sha256 if begin else self.begins_with)
         return self._run("joint", self.outputs / "checkpoints", label, steps, begin)
 
     def _run(self, stage: str, root: Path, label: str, steps: int, begin: Saved | None) -> TrainReport:

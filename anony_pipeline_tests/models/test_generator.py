@@ -1,3 +1,4 @@
+import hashlib
 import shutil
 from itertools import pairwise
 
@@ -8,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from anony_pipeline.config.schema import Config
 from anony_pipeline.errors import ConfigError, WeightsError
 from anony_pipeline.models import generator as generators
+from anony_pipeline.models import weights
 from anony_pipeline.models.demo_pipeline import build_demo_pipeline, build_demo_unet
 from anony_pipeline.models.generator import Generator, load_generator, outline_unet
 from anony_pipeline.structures.regions import Kind
@@ -406,6 +408,18 @@ def test_the_base_identity_changes_with_the_weights_and_not_with_the_folder(conf
     assert first.base_id == second.base_id
     assert str(tmp_path) not in second.base_id
     assert generators.base_identity("x", other) != generators.base_identity("x", build_demo_pipeline())
+    identity = generators.base_identity("x", other)
+    with torch.no_grad():
+        other.unet.mid_block.resnets[0].conv1.weight[0, 0, 0, 0] += 0.01
+    assert generators.base_identity("x", other) != identity
+
+
+def test_the_version_of_the_shipped_base_is_the_sum_of_its_file(config_for):
+    assert (
+        generators.base_version(config_for("shipped"))
+        == hashlib.sha256(weights.shipped(generators.SHIPPED_UNET).read_bytes()).hexdigest()
+    )
+    assert generators.base_version(config_for("sd-legacy/one")) == "sd-legacy/one@None"
 
 
 @pytest.mark.parametrize("kind", list(Kind))

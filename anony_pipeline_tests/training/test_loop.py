@@ -122,6 +122,16 @@ def test_a_finished_run_is_not_trained_again(whole, tiny_training):
     assert second.resumed_from == 2
 
 
+def test_a_run_that_began_with_other_weights_of_the_same_name_is_not_taken_for_this_one(
+    tiny_training, config, tmp_path, monkeypatch
+):
+    settings = config(paths__outputs=str(tmp_path / "outputs"))
+    tiny_training(settings, mode="joint", max_steps=1)
+    assert tiny_training(settings, mode="joint", max_steps=1).resumed_from == 1
+    monkeypatch.setattr(loop, "base_version", lambda config: "what the package ships now")
+    assert tiny_training(settings, mode="joint", max_steps=1).resumed_from == 0
+
+
 @pytest.mark.parametrize(
     ("stage", "change", "same"),
     [
