@@ -517,7 +517,7 @@ def base_version(config: Config) -> str:
 
 
 def base_identity(model_id: str, pipeline: Pipeline) -> str:
-    """Name a base model by its id and a hash of its UNet's shape and of each tensor's first values, without adapters."""
+    """Name a base model by its id and a hash of its UNet's shape and each tensor's first values, without adapters."""
     # Keys with an underscore say where it was loaded from and by which version.
     shape = {key: value for key, value in pipeline.unet.config.items() if not key.startswith("_")}
     digest = hashlib.sha256(json.dumps(shape, sort_keys=True, default=str).encode())
