@@ -196,6 +196,7 @@ class Anonymizer:
                 if item.crop is not None:
                     window = filler.window(item.region)
                     filling.paste(item.result.image_rgb, item.crop, window, item.row.mask_xyxy)
+                    filling.match_grain(item.result.image_rgb, item.row.mask_xyxy, item.neighbors, item.seed)
             accepted = self._verify(made)
             # A region that failed to generate is tried again, too: another seed may need another path through the code.
             waiting = [item for item in waiting if id(item) not in accepted]

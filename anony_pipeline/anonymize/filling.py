@@ -202,25 +202,66 @@ def continue_surroundings(image_rgb: np.ndarray, mask_xyxy: Sequence[int], holes
     Returns:
         False if less than a quarter of the neighborhood is free to look at; then nothing was changed.
     """
+    part, free, inside = _neighborhood(image_rgb, mask_xyxy, holes)
+    if not part.size or free.mean() < LEAST_FREE:
+        return False
+    smooth = redactions.inpaint(part, (~free).astype(np.float32))
+    noise = np.random.default_rng(seed).normal(size=part.shape) * grain(part, free)
+    filled = np.clip(np.rint(smooth + noise), 0, 255).astype(np.uint8)
+    part[inside] = filled[inside]
+    return True
+
+
+def match_grain(image_rgb: np.ndarray, mask_xyxy: Sequence[int], holes: np.ndarray, seed: int) -> None:
+    """Add to the mask's whole pixels, in place, the noise that their surroundings have more of than they.
+
+    A crop that was generated and shrunk has lost its noise, and what has no grain is seen to be pasted in. Nothing is
+    added where less than a quarter of the neighborhood is free to look at. What is under other masks has no influence.
+
+    Args:
+        image_rgb: ``(H, W, 3)`` uint8 with the crop in it, changed.
+        mask_xyxy: Whole pixels.
+        holes: ``(N, 4)`` whole pixels of all masks in the image, this one's too.
+        seed: Of the noise.
+    """
+    part, free, inside = _neighborhood(image_rgb, mask_xyxy, holes)
+    pasted = np.zeros_like(free)
+    pasted[inside] = True
+    if not pasted.any() or free.mean() < LEAST_FREE:
+        return
+    missing = np.sqrt(np.maximum(0, grain(part, free) ** 2 - grain(part, pasted) ** 2))
+    noise = np.random.default_rng(seed).normal(size=part[inside].shape) * missing
+    part[inside] = np.clip(np.rint(part[inside] + noise), 0, 255).astype(np.uint8)
+
+
+def _neighborhood(
+    image_rgb: np.ndarray, mask_xyxy: Sequence[int], holes: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, tuple[slice, slice]]:
+    """The image about a mask (a view), which of its pixels no mask hides, and where in it the mask is."""
     x_min, y_min, x_max, y_max = (int(value) for value in mask_xyxy)
     margin = max(8, x_max - x_min, y_max - y_min)
     left, top = max(0, x_min - margin), max(0, y_min - margin)
     part = image_rgb[top : y_max + margin, left : x_max + margin]
-    hidden = np.zeros(part.shape[:2], np.uint8)
+    free = np.ones(part.shape[:2], bool)
     for a, b, c, d in holes.astype(int).tolist():
-        hidden[max(0, b - top) : max(0, d - top), max(0, a - left) : max(0, c - left)] = 1
-    free = hidden == 0
-    if not part.size or free.mean() < LEAST_FREE:
-        return False
-    smooth = redactions.inpaint(part, hidden.astype(np.float32))
-    # The grain is what a slight blur takes away; a median of its sizes lets edges count for little.
-    grain = smooth.astype(np.float32) - cv2.GaussianBlur(smooth, (0, 0), 1.0).astype(np.float32)
-    sigma = 1.4826 * np.median(np.abs(grain[free]), axis=0)
-    noise = np.random.default_rng(seed).normal(size=part.shape) * sigma * GRAIN_KEPT
-    filled = np.clip(np.rint(smooth + noise), 0, 255).astype(np.uint8)
-    inside = (slice(y_min - top, y_max - top), slice(x_min - left, x_max - left))
-    part[inside] = filled[inside]
-    return True
+        free[max(0, b - top) : max(0, d - top), max(0, a - left) : max(0, c - left)] = False
+    return part, free, (slice(y_min - top, y_max - top), slice(x_min - left, x_max - left))
+
+
+def grain(image_rgb: np.ndarray, counted: np.ndarray) -> np.ndarray:
+    """Estimate the noise of some pixels: the size of what a slight blur takes away, by a median that edges hardly move.
+
+    Args:
+        image_rgb: ``(H, W, 3)``.
+        counted: ``(H, W)`` bool, some of it true; other pixels have no influence.
+
+    Returns:
+        ``(3,)`` standard deviations of white noise, in the image's values.
+    """
+    pixels, weights = image_rgb.astype(np.float32), counted.astype(np.float32)
+    nearby = cv2.GaussianBlur(weights, (0, 0), 1.0)[..., None]
+    smooth = cv2.GaussianBlur(pixels * weights[..., None], (0, 0), 1.0) / np.maximum(nearby, 1e-6)
+    return 1.4826 * np.median(np.abs(pixels - smooth)[counted], axis=0) * GRAIN_KEPT
 
 
 def redact(image_rgb: np.ndarray, mask_xyxy: Sequence[int], how: str, color: tuple[int, int, int]) -> None:
