@@ -69,7 +69,7 @@ class Amounts:
     teacher_batch: int = 256
     teacher_channels: tuple[int, ...] = teacher.CHANNELS
     taught_faces: int = 38_400
-    distillation_steps: int = 2_400
+    distillation_steps: int = 4_200
     distillation_batch: int = 128
     batch: int = 256
     detector_batch: int = 24
