@@ -34,7 +34,16 @@ class Batch:
 
 
 class CropStore:
-    """The crops of one kind as uint8 tensors on a device, cut into training and validation."""
+    """The crops of one kind as uint8 tensors on a device, cut into training and validation.
+
+    Attributes:
+        device: Where they are.
+        kind: Of all of them.
+        images: ``(N, H, W, 3)`` uint8 RGB.
+        anchors: The same of plates with their serial drawn anew; None for faces.
+        boxes: ``(N, 4)`` float32 xyxy in pixels.
+        held_out: How many, the last ones, are for validation alone.
+    """
 
     def __init__(self, crops: Crops, kind: Kind, device: torch.device) -> None:
         self.device = device

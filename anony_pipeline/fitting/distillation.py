@@ -95,8 +95,16 @@ class Critic(nn.Module):
         ]
 
 
-class _Student:
-    """All that learns, and one step of it."""
+class Student:
+    """All that learns, and one step of it.
+
+    Args:
+        teacher: Frozen.
+        former: Weights that the generator begins with, and that plates are held to.
+        steps: Over which schedules run.
+        seed: Of noise and of the critic's weights.
+        device: That trains.
+    """
 
     def __init__(self, teacher: FlowNet, former: Path, steps: int, seed: int, device: torch.device) -> None:
         torch.manual_seed(seed_for(seed, "distillation/weights"))
@@ -331,10 +339,17 @@ class _Student:
             getattr(self, name).load_state_dict(state[name])
 
 
-class _Pairs:
-    """Faces that the teacher made, in chunks whose crops and noise are functions of the chunk's number."""
+class Pairs:
+    """Faces that the teacher made, in chunks whose crops and noise are functions of the chunk's number.
 
-    def __init__(self, student: _Student, store: CropStore, chunks: tuple[int, int], work: Path) -> None:
+    Args:
+        student: Knows the teacher, the seed and the noise.
+        store: Face crops.
+        chunks: How many, of how many faces.
+        work: Folder that keeps them.
+    """
+
+    def __init__(self, student: Student, store: CropStore, chunks: tuple[int, int], work: Path) -> None:
         self.student, self.store = student, store
         self.chunks, self.chunk = chunks
         # Of another teacher, other noise or other crops they would be other pictures.
@@ -397,8 +412,8 @@ def distill(
     """
     begin = time.monotonic()
     store, plates = stores[Kind.FACE], stores[Kind.PLATE]
-    student = _Student(teacher, former, steps, seed, store.device)
-    taught = _Pairs(student, store, chunks, work)
+    student = Student(teacher, former, steps, seed, store.device)
+    taught = Pairs(student, store, chunks, work)
     state_file = work / STATE
     if state_file.exists():
         student.resume(torch.load(state_file, map_location=store.device, weights_only=True))
@@ -432,7 +447,7 @@ def distill(
     }
 
 
-def train_step(student: _Student, taught: _Pairs, plates: CropStore) -> dict[str, dict[str, torch.Tensor]]:
+def train_step(student: Student, taught: Pairs, plates: CropStore) -> dict[str, dict[str, torch.Tensor]]:
     """One step of whose turn it is; losses by what was learned."""
     rng = numpy_generator(student.seed, "distillation/batch", student.step)
     if TURNS[student.step % len(TURNS)] is Kind.PLATE:
@@ -448,7 +463,7 @@ def train_step(student: _Student, taught: _Pairs, plates: CropStore) -> dict[str
 
 
 @torch.no_grad()
-def validate(student: _Student, taught: _Pairs, plates: CropStore, preview: Path) -> dict[str, float]:
+def validate(student: Student, taught: Pairs, plates: CropStore, preview: Path) -> dict[str, float]:
     """How well the averaged generator follows on held-out crops, and a picture.
 
     Returns:

@@ -151,8 +151,16 @@ def draw(
 
 
 @dataclass
-class _Learner:
-    """All that learns."""
+class Learner:
+    """All that learns.
+
+    Attributes:
+        net: What is trained.
+        ema: Its moving average.
+        optimizer: Of ``net``.
+        asked: What the training is a function of; a state of another one is not gone on from.
+        step: Updates that were made.
+    """
 
     net: FlowNet
     ema: FlowNet
@@ -161,10 +169,12 @@ class _Learner:
     step: int = 0
 
     def state(self) -> dict[str, Any]:
+        """Everything that the next step depends on."""
         parts = {name: getattr(self, name).state_dict() for name in ("net", "ema", "optimizer")}
         return {"asked": self.asked, "step": self.step, **parts}
 
     def resume(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state` was taken, if it is of this training."""
         if state["asked"] != self.asked:
             log.warning("the teacher's training is begun anew: another was saved, %s", state["asked"])
             return
@@ -218,7 +228,7 @@ def fit_teacher(
     return net
 
 
-def begin(device: torch.device, seed: int, channels: tuple[int, ...] = CHANNELS) -> _Learner:
+def begin(device: torch.device, seed: int, channels: tuple[int, ...] = CHANNELS) -> Learner:
     """A teacher that has learned nothing."""
     torch.manual_seed(seed_for(seed, "teacher/weights"))
     net = FlowNet(channels).to(device)
@@ -229,10 +239,10 @@ def begin(device: torch.device, seed: int, channels: tuple[int, ...] = CHANNELS)
     optimizer = torch.optim.AdamW(net.parameters(), LEARNING_RATE, betas=(0.9, 0.99), weight_decay=0.01, fused=fused)
     if device.type == "cuda":
         net.compile(dynamic=False)
-    return _Learner(net, ema, optimizer, {"seed": seed, "channels": list(channels)})
+    return Learner(net, ema, optimizer, {"seed": seed, "channels": list(channels)})
 
 
-def train_step(learner: _Learner, store: CropStore, *, steps: int, seed: int, batch_size: int) -> torch.Tensor:
+def train_step(learner: Learner, store: CropStore, *, steps: int, seed: int, batch_size: int) -> torch.Tensor:
     """One update; returns its loss."""
     step = learner.step
     for group in learner.optimizer.param_groups:

@@ -35,7 +35,7 @@ def former(tmp_path_factory):
 @pytest.fixture
 def student(former):
     torch.manual_seed(0)
-    return distillation._Student(FlowNet(TINY), former, steps=8, seed=0, device=CPU)
+    return distillation.Student(FlowNet(TINY), former, steps=8, seed=0, device=CPU)
 
 
 def test_matching_moves_what_is_made_to_where_the_teacher_makes_more(student, stores):
@@ -115,7 +115,7 @@ def test_what_is_blurred_goes_as_what_is_sharp_comes(student):
 
 
 def test_every_weight_learns_to_follow_and_the_teacher_stays(student, stores, tmp_path):
-    pairs = distillation._Pairs(student, stores[Kind.FACE], (2, 2), tmp_path)
+    pairs = distillation.Pairs(student, stores[Kind.FACE], (2, 2), tmp_path)
     before = {name: value.clone() for name, value in student.unet.named_parameters()}
     taught = [value.clone() for value in student.teacher.parameters()]
     learned = [distillation.train_step(student, pairs, stores[Kind.PLATE]) for _ in range(8)]
@@ -137,11 +137,11 @@ def test_plates_begin_as_the_former_generator_makes_them_and_are_held_there(stud
 
 
 def test_pairs_are_functions_of_their_number_and_kept(student, stores, tmp_path):
-    pairs = distillation._Pairs(student, stores[Kind.FACE], (2, 2), tmp_path)
+    pairs = distillation.Pairs(student, stores[Kind.FACE], (2, 2), tmp_path)
     batch, noise, pictures = pairs[1]
     (file,) = tmp_path.glob("pairs-*.npy")
     kept = file.stat().st_mtime_ns
-    again_batch, again_noise, again_pictures = distillation._Pairs(student, stores[Kind.FACE], (2, 2), tmp_path)[1]
+    again_batch, again_noise, again_pictures = distillation.Pairs(student, stores[Kind.FACE], (2, 2), tmp_path)[1]
     assert file.stat().st_mtime_ns == kept
     assert torch.equal(noise, again_noise)
     assert torch.equal(pictures, again_pictures)
