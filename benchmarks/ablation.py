@@ -445,7 +445,7 @@ def rounded(value: float) -> float | None:
 
 # --- comparing rows ---------------------------------------------------------------------------------------------------
 
-TRUE, FALSE, OPEN = "comes true", "doesn't", "can't be told"
+TRUE, FALSE, OPEN, UNKNOWN = "comes true", "doesn't", "can't be told", "not measured"
 Found = dict[str, dict[int, dict[str, Any]]]
 """Measured rows by name and seed."""
 
@@ -499,7 +499,7 @@ def usable(row: dict[str, Any], key: str) -> bool:
 def verdict(line: Line, changed: Estimate | None) -> str:
     """What the interval of the last row minus the first says."""
     if changed is None:
-        return "not measured"
+        return UNKNOWN
     if abs(changed.mean) <= changed.half:
         return OPEN
     return TRUE if (changed.mean > 0) is line.rises else FALSE
@@ -548,7 +548,7 @@ trains for 40 steps, `long` rows for 200: what a setting does in a longer run on
 
 ## The plan's tuning table
 
-Does the figure go the plan's way, from the first setting to the last? {true} come true, {false} don't, {open} can't be told.
+Does the figure go the plan's way, from the first setting to the last? {true} come true, {false} don't, {open} can't be told, {unknown} are not measured.
 
 | for | do | rows | figure | values | last minus first | |
 |---|---|---|---|---|---|---|
@@ -600,7 +600,8 @@ def page(result: dict[str, Any]) -> str:
         alone="With one seed\nthey say nothing about another training run. " if counts[0] == 1 else "",
         true=said.count(TRUE),
         false=said.count(FALSE),
-        open=len(said) - said.count(TRUE) - said.count(FALSE),
+        open=said.count(OPEN),
+        unknown=said.count(UNKNOWN),
         tuning="\n".join(line_of(line, rows) for line in lines),
         titles=" | ".join(FIGURES[key][0] for key in JUDGED_FIGURES),
         columns="|---" * len(JUDGED_FIGURES),
