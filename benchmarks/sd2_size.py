@@ -11,6 +11,7 @@ Random weights take the time and memory of trained ones. What is compared is mea
   writes it, extended to nine channels: the same model, adapters, batch and precision, with both images and the prompt
   encoded in each step, and the weights in the layout that they are loaded in (ours are `channels_last`, as
   `load_generator` has them);
+- where that step's time goes: to kernels that multiply matrices, to others, or to none while the host launches them;
 - the step on kept latents with compiled blocks, `training.torch_compile`;
 - a pass of the generator through the full autoencoder and back in fp16, batch 2, under a T4's memory;
 - crops filled in one step: in a batch, with either autoencoder, against the stock pipeline called crop by crop.
@@ -28,6 +29,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, AutoencoderTiny, StableDiffusionInpaintPipeline, UNet2DConditionModel
+from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -45,6 +47,8 @@ SIZES = {
     "sd2": ((320, 640, 1280, 1280), (5, 10, 20, 20), (128, 256, 512, 512), 1024, 23, 512, 8),
     "tiny": ((32, 64, 64, 64), (2, 4, 4, 4), (32, 32, 32, 32), 64, 1, 64, 2),
 }
+MATRIX = ("gemm", "nvjet", "xmma", "cutlass", "fprop", "dgrad", "wgrad", "convolve", "flash", "fmha", "sdpa")
+"""Parts of the names of kernels that multiply matrices: products, convolutions and attention."""
 Share = Callable[[float, float], float]
 """Of the measured matrix rate, of so many operations in so many seconds."""
 LAYERS = (*(f"unet.down_blocks[{i}]" for i in range(4)), "unet.mid_block", *(f"unet.up_blocks[{i}]" for i in range(4)))
@@ -156,6 +160,24 @@ class Measured:
             self._wait()
             times.append(time.perf_counter() - begin)
         return statistics.median(times[2:])
+
+    def spent(self, action) -> dict[str, float] | None:
+        """Shares of a call's time on the clock: in kernels that multiply matrices, in others, and in none."""
+        if self.device.type != "cuda":
+            return None
+        taken = self.seconds(action)
+        with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as seen:
+            action()
+            self._wait()
+        kernels = [e for e in seen.key_averages() if e.device_type.name == "CUDA" and not e.is_user_annotation]
+        matrix = other = 0.0
+        for kernel in kernels:
+            if any(part in kernel.key.lower() for part in MATRIX):
+                matrix += kernel.self_device_time_total / 1e6
+            else:
+                other += kernel.self_device_time_total / 1e6
+        shares = {"matrix_kernels": matrix / taken, "other_kernels": other / taken}
+        return {name: round(share, 3) for name, share in {**shares, "no_kernel": 1 - sum(shares.values())}.items()}
 
     def peak_gb(self, action) -> float | None:
         """Highest memory in use during a call, weights included."""
@@ -375,6 +397,7 @@ def lora_steps(work: Measured, share: Share) -> dict:
         steps["cached"]()
     seconds = {name: work.seconds(step) for name, step in steps.items()}
     peaks = {name: work.peak_gb(step) for name, step in steps.items()}
+    spent = work.spent(steps["cached"])
     work.arrange(torch.contiguous_format)
     plain = work.plain_step()
     seconds["plain"], peaks["plain"] = work.seconds(plain), work.peak_gb(plain)
@@ -384,6 +407,7 @@ def lora_steps(work: Measured, share: Share) -> dict:
         "ratio": round(seconds["plain"] / seconds["cached"], 3),
         "cached_over_uncached": round(seconds["uncached"] / seconds["cached"], 3),
         "share_of_matrix_rate": share(counter.get_total_flops(), seconds["cached"]),
+        "time_cached": spent,
         **{f"peak_gb_{name}": peak for name, peak in peaks.items()},
     }
 
@@ -402,6 +426,7 @@ def compiled(work: Measured, share: Share) -> dict:
     return {
         "images_per_second_cached": round(work.batch / seconds, 2),
         "share_of_matrix_rate": share(counter.get_total_flops(), seconds),
+        "time_cached": work.spent(step),
         "peak_gb_cached": work.peak_gb(step),
         "seconds_to_compile": round(once, 1),
     }
