@@ -53,7 +53,7 @@ release = dg.define_asset_job(
 class BaseModels(dg.Config):
     """How much work the shipped weights are worth, and where they go."""
 
-    scale: float = Field(1.0, description="multiplies data and steps: 1 is for a GPU, 0.05 a few minutes on two cores")
+    scale: float = Field(1.0, description="multiplies data, and its root steps: 1 is for a large GPU")
     device: str = Field("auto", description="auto, cpu, cuda")
     output: str = Field("", description="a folder; empty: where the package's own weights lie")
 

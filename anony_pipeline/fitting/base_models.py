@@ -79,10 +79,17 @@ class Amounts:
     held_out_scenes: int = 120
 
     def scaled(self, scale: float) -> "Amounts":
-        """Multiply data and steps; batches shrink to what a small run can use."""
+        """Multiply data by a scale and steps by its root; batches shrink to what a small run can use.
+
+        With a tenth of the steps, too, a reader reads nothing and a teacher draws noise: what must be learned before
+        anything shows takes steps, however little there is to learn from.
+        """
 
         def times(value: int, least: int) -> int:
             return max(least, round(value * scale))
+
+        def taken(steps: int, least: int = 2) -> int:
+            return max(least, round(steps * math.sqrt(scale)))
 
         small = min(1.0, scale * 4)
         return Amounts(
@@ -90,21 +97,21 @@ class Amounts:
             views=max(3, round(self.views * min(1.0, scale * 8))),
             plates=times(self.plates, 32),
             scenes=times(self.scenes, 8),
-            recognizer_steps=times(self.recognizer_steps, 2),
+            recognizer_steps=taken(self.recognizer_steps),
             recognizer_batch=max(16, round(self.recognizer_batch * small)),
-            reader_steps=times(self.reader_steps, 2),
-            held_out_reader_steps=times(self.held_out_reader_steps, 2),
-            detector_steps=times(self.detector_steps, 2),
-            feature_steps=times(self.feature_steps, 2),
-            generator_steps=times(self.generator_steps, 2),
+            reader_steps=taken(self.reader_steps),
+            held_out_reader_steps=taken(self.held_out_reader_steps),
+            detector_steps=taken(self.detector_steps),
+            feature_steps=taken(self.feature_steps),
+            generator_steps=taken(self.generator_steps),
             generator_faces=times(self.generator_faces, 40),
             generator_plates=times(self.generator_plates, 24),
             generator_batch=max(4, round(self.generator_batch * small)),
-            teacher_steps=times(self.teacher_steps, 2),
+            teacher_steps=taken(self.teacher_steps),
             teacher_batch=max(4, round(self.teacher_batch * small)),
             teacher_channels=tuple(max(32, round(channels * small / 32) * 32) for channels in self.teacher_channels),
             taught_faces=times(self.taught_faces, 8),
-            distillation_steps=times(self.distillation_steps, 4),
+            distillation_steps=taken(self.distillation_steps, 4),
             distillation_batch=max(4, round(self.distillation_batch * small)),
             batch=max(16, round(self.batch * small)),
             detector_batch=max(2, round(self.detector_batch * small)),
@@ -384,8 +391,8 @@ def make_all(
 
     Args:
         output: ``recognizer.onnx``, ``reader.safetensors`` ... are written there.
-        scale: Multiplies data and steps: 1 takes about a quarter of an hour on a large GPU beside 24 CPU cores without
-            the generator, 0.01 some minutes on two CPU cores.
+        scale: Multiplies data, and its root steps (`Amounts.scaled`): 1 is for a large GPU beside many CPU cores, where
+            the models took about an hour together (the manifest has their seconds).
         device: ``auto``, ``cpu``, ``cuda``.
         only: Names of `MAKERS`; None makes all. Files of models that are not named stay as they are.
         progress: Shows how far it is.

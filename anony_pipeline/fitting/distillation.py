@@ -25,7 +25,7 @@ from torch import nn
 from anony_pipeline.fitting import teacher as teachers
 from anony_pipeline.fitting.crop_store import Batch, CropStore
 from anony_pipeline.fitting.generator import PLATE_STRENGTHS, demo_generator, warm_cosine
-from anony_pipeline.fitting.loop import save_state
+from anony_pipeline.fitting.loop import take_steps
 from anony_pipeline.fitting.teacher import FlowNet
 from anony_pipeline.losses import adversarial, reconstruction
 from anony_pipeline.models import weights
@@ -56,7 +56,6 @@ CRITIC_LEARNING_RATE = 2e-4
 FURTHER_SHARE = 0.15
 """Of the steps on faces, those that begin with what a first step made, as samplers of several steps do."""
 FURTHER_TIMESTEPS = (249, 499, 749)
-SAVE_EVERY_SECONDS = 120.0
 
 
 class Critic(nn.Module):
@@ -414,27 +413,7 @@ def distill(
     store, plates = stores[Kind.FACE], stores[Kind.PLATE]
     student = Student(teacher, former, steps, seed, store.device)
     taught = Pairs(student, store, chunks, work)
-    state_file = work / STATE
-    if state_file.exists():
-        student.resume(torch.load(state_file, map_location=store.device, weights_only=True))
-    said = saved = time.monotonic()
-    first, began = student.step, said
-    losses: dict[str, dict[str, torch.Tensor]] = {}
-    while student.step < steps:
-        losses |= train_step(student, taught, plates)
-        now = time.monotonic()
-        if now - said >= 10:
-            said = now
-            rate = (student.step - first) / (now - began)
-            figures = "; ".join(
-                f"{what}: " + " ".join(f"{name} {float(value):.3f}" for name, value in values.items())
-                for what, values in losses.items()
-            )
-            log.info("distillation step %d of %d, %.1f a second; %s", student.step, steps, rate, figures)
-        if now - saved >= SAVE_EVERY_SECONDS:
-            saved = now
-            save_state(state_file, student.state())
-    save_state(state_file, student.state())
+    take_steps("the taught generator", student, steps, lambda: train_step(student, taught, plates), work / STATE)
     weights.save_half(out / SHIPPED_UNET, student.ema)
     return {
         "distillation_steps": steps,

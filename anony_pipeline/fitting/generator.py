@@ -22,7 +22,7 @@ from anony_pipeline.config.schema import Generator as GeneratorSettings
 from anony_pipeline.fitting import augmentation
 from anony_pipeline.fitting.crop_store import Batch, CropStore
 from anony_pipeline.fitting.generator_crops import render_crops
-from anony_pipeline.fitting.loop import save_state
+from anony_pipeline.fitting.loop import take_steps
 from anony_pipeline.losses import adversarial, perceptual, reconstruction
 from anony_pipeline.models import weights
 from anony_pipeline.models.demo_pipeline import build_demo_pipeline
@@ -37,7 +37,6 @@ from anony_pipeline.structures.regions import Kind
 
 STATE = "generator_state.pt"
 PREVIEW = "generator_preview.png"
-SAVE_EVERY_SECONDS = 120.0
 LEARNING_RATE = 4e-4
 LAST_LEARNING_RATE = 2e-5
 FURTHER_LEARNING_RATE = 2e-4
@@ -238,7 +237,10 @@ class _Trainer:
         }
 
     def resume(self, state: Mapping[str, Any]) -> None:
-        """Go on where `state` was taken."""
+        """Go on where `state` was taken, if it is of this training."""
+        if other := [name for name in ("steps", "seed", "began_with") if state[name] != getattr(self, name)]:
+            log.warning("the generator's training is begun anew: another was saved, by %s", ", ".join(other))
+            return
         self.step = state["step"]
         for name in ("unet", "ema", "discriminator", "optimizer", "adversary"):
             getattr(self, name).load_state_dict(state[name])
@@ -287,20 +289,14 @@ def fit_generator(
     begin = time.monotonic()
     rendered = render_crops(work / "crops", count=crops, seed=seed)
     trainer = _Trainer(steps, seed, next(recognizer.parameters()).device, recognizer, former)
-    state_file = work / STATE
-    if state_file.exists():
-        state = torch.load(state_file, map_location=trainer.device, weights_only=True)
-        if (state["steps"], state["seed"], state["began_with"]) == (steps, seed, trainer.began_with):
-            trainer.resume(state)
     stores = {kind: CropStore(rendered, kind, trainer.device) for kind in Kind}
     chosen = torch.backends.cudnn.benchmark
     # Two shapes alternate over thousands of steps: looking for the fastest convolutions once pays.
     torch.backends.cudnn.benchmark = True
     try:
-        _train(trainer, stores, batch_size, state_file)
+        take_steps("the generator", trainer, steps, lambda: _train_step(trainer, stores, batch_size), work / STATE)
     finally:
         torch.backends.cudnn.benchmark = chosen
-    save_state(state_file, trainer.state())
     weights.save_half(out / SHIPPED_UNET, trainer.ema)
     return {
         "steps": steps,
@@ -313,29 +309,14 @@ def fit_generator(
     }
 
 
-def _train(trainer: _Trainer, stores: Mapping[Kind, CropStore], batch_size: int, state_file: Path) -> None:
-    said = saved = time.monotonic()
-    losses: dict[str, dict[str, torch.Tensor]] = {}
-    first = trainer.step
-    began = said
-    while trainer.step < trainer.steps:
-        store = stores[TURNS[trainer.step % len(TURNS)]]
-        twins = round(batch_size * TWIN_SHARE) if store.kind is Kind.FACE else 0
-        batch = store.draw(batch_size, numpy_generator(trainer.seed, "generator/batch", trainer.step), twins)
-        losses[store.kind.value] = trainer.train_step(batch)
-        now = time.monotonic()
-        if now - said >= 10:
-            said = now
-            figures = ", ".join(f"{kind}: {_written(values)}" for kind, values in losses.items())
-            rate = (trainer.step - first) / (now - began)
-            log.info("generator step %d of %d, %.1f a second; %s", trainer.step, trainer.steps, rate, figures)
-        if now - saved >= SAVE_EVERY_SECONDS:
-            saved = now
-            save_state(state_file, trainer.state())
-
-
-def _written(losses: Mapping[str, torch.Tensor]) -> str:
-    return " ".join(f"{name} {float(value):.3f}" for name, value in losses.items())
+def _train_step(
+    trainer: _Trainer, stores: Mapping[Kind, CropStore], batch_size: int
+) -> dict[str, dict[str, torch.Tensor]]:
+    """One step of whose turn it is; losses by kind."""
+    store = stores[TURNS[trainer.step % len(TURNS)]]
+    twins = round(batch_size * TWIN_SHARE) if store.kind is Kind.FACE else 0
+    batch = store.draw(batch_size, numpy_generator(trainer.seed, "generator/batch", trainer.step), twins)
+    return {store.kind.value: trainer.train_step(batch)}
 
 
 @torch.no_grad()

@@ -1,5 +1,6 @@
-"""One plain training loop for all small networks: seeded by step, saved as it goes, continued where it stopped.
+"""Two plain training loops, seeded by step, saved as they go, continued where they stopped.
 
+`fit` minimizes the loss of a small network; `take_steps` is for what has several losses and optimizers of its own.
 Small networks leave a large GPU waiting for its next kernel. So a step can be captured once as a CUDA graph and then be
 replayed, with the network compiled besides (`Plan.graphed`, `Plan.compiled`).
 """
@@ -11,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -25,7 +26,7 @@ Progress = Callable[[Iterable[int], str], Iterator[int]]
 Step = Callable[[int, torch.Generator], torch.Tensor]
 """``(step, generator on the device) -> scalar loss``. A graphed one must not use the step, which would be captured."""
 
-SAVE_EVERY_SECONDS, SAY_EVERY_SECONDS = 30.0, 15.0
+SAVE_EVERY_SECONDS, SAY_EVERY_SECONDS = 60.0, 15.0
 LOOK_EVERY = 50
 WARM_UP = 0.05
 EAGER = 3
@@ -148,7 +149,7 @@ def fit(what: str, networks: Mapping[str, nn.Module], step: Step, plan: Plan, cl
                 _check(what, number, loss, norm)
                 voice.say(clock.steps, share, loss)
             if time.monotonic() - saved > SAVE_EVERY_SECONDS:
-                _save(plan.state, clock.steps, share, networks, optimizer)
+                _save(plan.state, _state(clock.steps, share, networks, optimizer))
                 saved = time.monotonic()
     if plan.captured:
         torch.cuda.synchronize(plan.device)
@@ -156,6 +157,63 @@ def fit(what: str, networks: Mapping[str, nn.Module], step: Step, plan: Plan, cl
     plan.state.unlink(missing_ok=True)
     for network in networks.values():
         network.to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
+
+
+class Learner(Protocol):
+    """What takes steps of its own.
+
+    Attributes:
+        step: How many it has taken.
+        device: That it trains on.
+    """
+
+    step: int
+
+    @property
+    def device(self) -> torch.device:
+        """Where its state belongs."""
+
+    def state(self) -> dict[str, Any]:
+        """Everything that the next step depends on."""
+
+    def resume(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state` was taken, if it is of this training."""
+
+
+Losses = Mapping[str, torch.Tensor]
+
+
+def take_steps(what: str, learner: Learner, steps: int, one: Callable[[], Mapping[str, Losses]], file: Path) -> None:
+    """Take a learner's steps up to a number; a broken run goes on where it was saved.
+
+    Args:
+        what: A name, for progress.
+        learner: All that learns.
+        steps: How many it shall have taken.
+        one: Takes one; returns its losses, by what was learned.
+        file: Of the state that it goes on from, which stays when all are taken.
+    """
+    if file.exists():
+        learner.resume(torch.load(file, map_location=learner.device, weights_only=True))
+    said = saved = time.monotonic()
+    losses: dict[str, Losses] = {}
+    for _ in track(range(learner.step, steps), f"fitting {what}"):
+        losses |= one()
+        now = time.monotonic()
+        if now - said >= SAY_EVERY_SECONDS:
+            said = now
+            log.info("fitting %s: step %d of %d; %s", what, learner.step, steps, _written(losses))
+        if now - saved >= SAVE_EVERY_SECONDS:
+            saved = now
+            _save(file, learner.state())
+    _save(file, learner.state())
+
+
+def _written(losses: Mapping[str, Losses]) -> str:
+    return "; ".join(
+        f"{learned}: " + " ".join(f"{name} {float(value):.3f}" for name, value in values.items())
+        for learned, values in losses.items()
+    )
 
 
 def _check(what: str, number: int, loss: torch.Tensor, norm: torch.Tensor) -> None:
@@ -243,17 +301,17 @@ def _stream_apart(plan: Plan) -> AbstractContextManager[object]:
     return torch.cuda.stream(stream)
 
 
-def save_state(file: Path, state: Mapping[str, Any]) -> None:
+def _save(file: Path, state: Mapping[str, Any]) -> None:
     """Write what a broken run goes on from, under the file's name only when it is complete."""
     with atomic.writing(file) as target:
         torch.save(dict(state), target)
 
 
-def _save(
-    file: Path, step: int, share: float, networks: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer
-) -> None:
+def _state(
+    step: int, share: float, networks: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer
+) -> dict[str, Any]:
     states = {name: network.state_dict() for name, network in networks.items()}
-    save_state(file, {"step": step, "share": share, "networks": states, "optimizer": optimizer.state_dict()})
+    return {"step": step, "share": share, "networks": states, "optimizer": optimizer.state_dict()}
 
 
 def _restore(plan: Plan, networks: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer) -> tuple[int, float]:

@@ -5,7 +5,6 @@ take many steps: another person of every noise. `fitting.distillation` brings th
 """
 
 import copy
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from torch import nn
 
 from anony_pipeline.fitting.crop_store import CropStore
 from anony_pipeline.fitting.generator import warm_cosine
-from anony_pipeline.fitting.loop import save_state
+from anony_pipeline.fitting.loop import take_steps
 from anony_pipeline.ops import images
 from anony_pipeline.runtime.progress import log
 from anony_pipeline.runtime.seeding import numpy_generator, seed_for
@@ -32,7 +31,6 @@ LEARNING_RATE = 3e-4
 EMA_DECAY = 0.999
 SAMPLING_STEPS = 8
 """Of two evaluations each."""
-SAVE_EVERY_SECONDS = 120.0
 
 
 class FlowNet(nn.Module):
@@ -168,6 +166,11 @@ class Learner:
     asked: dict[str, Any]
     step: int = 0
 
+    @property
+    def device(self) -> torch.device:
+        """That it trains on."""
+        return next(self.net.parameters()).device
+
     def state(self) -> dict[str, Any]:
         """Everything that the next step depends on."""
         parts = {name: getattr(self, name).state_dict() for name in ("net", "ema", "optimizer")}
@@ -207,22 +210,11 @@ def fit_teacher(
     """
     learner = begin(store.device, seed, channels)
     learner.asked |= {"steps": steps, "batch_size": batch_size, "crops": len(store.images)}
-    state_file = work / STATE
-    if state_file.exists():
-        learner.resume(torch.load(state_file, map_location=store.device, weights_only=True))
-    said = saved = time.monotonic()
-    first, began = learner.step, said
-    while learner.step < steps:
-        loss = train_step(learner, store, steps=steps, seed=seed, batch_size=batch_size)
-        now = time.monotonic()
-        if now - said >= 10:
-            said = now
-            rate = (learner.step - first) / (now - began)
-            log.info("teacher step %d of %d, %.1f a second; flow %.4f", learner.step, steps, rate, float(loss))
-        if now - saved >= SAVE_EVERY_SECONDS:
-            saved = now
-            save_state(state_file, learner.state())
-    save_state(state_file, learner.state())
+
+    def one() -> dict[str, dict[str, torch.Tensor]]:
+        return {"faces": {"flow": train_step(learner, store, steps=steps, seed=seed, batch_size=batch_size)}}
+
+    take_steps("the teacher", learner, steps, one, work / STATE)
     net = learner.ema.requires_grad_(False).eval()
     preview(net, store, seed, work / PREVIEW)
     return net

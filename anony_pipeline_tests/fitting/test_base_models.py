@@ -57,10 +57,20 @@ def test_an_unknown_model_is_refused_with_those_that_there_are(tmp_path):
 def test_all_judges_are_made_from_nothing_at_the_smallest_scale(tmp_path):
     torch.set_num_threads(1)
     names = [name for name in base_models.MAKERS if name != "generator"]
-    manifest = base_models.make_all(tmp_path / "weights", scale=0.0005, device="cpu", only=names)
+    manifest = base_models.make_all(tmp_path / "weights", scale=1e-6, device="cpu", only=names)
     assert json.dumps(manifest)
     assert sum(entry["bytes"] for entry in manifest["files"].values()) < 14_500_000
 
 
 def test_scale_one_is_what_the_amounts_say():
     assert base_models.Amounts().scaled(1) == base_models.Amounts()
+
+
+def test_a_hundredth_of_the_data_takes_a_tenth_of_the_steps():
+    whole = base_models.Amounts()
+    small = whole.scaled(0.01)
+    data = ("people", "plates", "scenes", "generator_faces", "generator_plates", "taught_faces")
+    assert [getattr(small, name) * 100 for name in data] == [getattr(whole, name) for name in data]
+    steps = [name for name in vars(whole) if name.endswith("_steps")]
+    assert len(steps) == 8
+    assert [getattr(small, name) * 10 for name in steps] == [getattr(whole, name) for name in steps]

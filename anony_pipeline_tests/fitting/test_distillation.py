@@ -3,7 +3,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from anony_pipeline.fitting import distillation
+from anony_pipeline.fitting import distillation, loop
 from anony_pipeline.fitting.crop_store import CropStore
 from anony_pipeline.fitting.generator_crops import render_crops
 from anony_pipeline.fitting.teacher import FlowNet
@@ -172,7 +172,7 @@ def test_a_stopped_run_resumes_to_the_same_weights_bit_for_bit(stores, former, t
     def stop_after_three(student, *args):
         if student.step == 3:
             raise KeyboardInterrupt
-        monkeypatch.setattr(distillation, "SAVE_EVERY_SECONDS", 0.0)
+        monkeypatch.setattr(loop, "SAVE_EVERY_SECONDS", 0.0)
         return step(student, *args)
 
     monkeypatch.setattr(distillation, "train_step", stop_after_three)

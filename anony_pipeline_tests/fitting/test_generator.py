@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import load_file
 
 from anony_pipeline.config.schema import Generator as GeneratorSettings
-from anony_pipeline.fitting import crop_store, generator_crops
+from anony_pipeline.fitting import crop_store, generator_crops, loop
 from anony_pipeline.fitting import generator as fitting
 from anony_pipeline.fitting.generator_crops import FIRST_PERSON, face_crop, plate_crop, render_crops
 from anony_pipeline.models.demo_pipeline import build_demo_unet
@@ -200,7 +200,7 @@ def test_a_stopped_run_resumes_to_the_same_weights_bit_for_bit(fit, monkeypatch)
         if self.step == 2:
             raise KeyboardInterrupt
         result = stopped(self, batch)
-        monkeypatch.setattr(fitting, "SAVE_EVERY_SECONDS", 0.0)
+        monkeypatch.setattr(loop, "SAVE_EVERY_SECONDS", 0.0)
         return result
 
     monkeypatch.setattr(fitting._Trainer, "train_step", stop_after_two)

@@ -138,7 +138,7 @@ def test_a_run_goes_on_in_its_own_way_of_updating(tmp_path):
     former = torch.optim.AdamW(network.parameters(), lr=0.5)
     network(torch.ones(1, 2)).sum().backward()
     former.step()
-    loop._save(plan.state, 3, 0.75, {"network": network}, former)
+    loop._save(plan.state, loop._state(3, 0.75, {"network": network}, former))
     mine = torch.optim.AdamW(network.parameters(), lr=torch.tensor(0.1), fused=True)
     assert loop._restore(plan, {"network": network}, mine) == (3, 0.75)
     group = mine.param_groups[0]

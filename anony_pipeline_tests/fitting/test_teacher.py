@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from anony_pipeline.fitting import teacher
+from anony_pipeline.fitting import loop, teacher
 from anony_pipeline.fitting.crop_store import CropStore
 from anony_pipeline.fitting.generator_crops import render_crops
 from anony_pipeline.structures.regions import Kind
@@ -103,7 +103,7 @@ def test_a_stopped_training_resumes_to_the_same_weights_bit_for_bit(store, tmp_p
     def stop_after_two(learner, *args, **settings):
         if learner.step == 2:
             raise KeyboardInterrupt
-        monkeypatch.setattr(teacher, "SAVE_EVERY_SECONDS", 0.0)
+        monkeypatch.setattr(loop, "SAVE_EVERY_SECONDS", 0.0)
         return step(learner, *args, **settings)
 
     monkeypatch.setattr(teacher, "train_step", stop_after_two)
