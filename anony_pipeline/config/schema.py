@@ -191,7 +191,7 @@ class Finetune(Section):
 class Discriminator(Section):
     """The adversary of the generator: spectrally normalized patches at two scales."""
 
-    enabled: bool = Field(True, description="false trains without an adversary, whatever adv_weight says")
+    enabled: bool = Field(True, description="false trains without an adversary, as adv_weight 0 does")
     channels: Positive = Field(32, description="capacity: more is sharper, then unstable")
 
 
@@ -308,12 +308,6 @@ class Alternating(Section):
     detector: Count = 1
     generator: Count = 2
     discriminator: Count = 1
-
-    @model_validator(mode="after")
-    def _somebody_learns(self) -> "Alternating":
-        if self.detector + self.generator + self.discriminator == 0:
-            raise ValueError("at least one network needs a step in a cycle: got 0, 0 and 0")
-        return self
 
 
 class Training(Section):
@@ -488,6 +482,23 @@ class Config(Section):
     alternating: Alternating = Alternating()
     checkpoint: Checkpoint = Checkpoint()
     evaluation: Evaluation = Evaluation()
+
+    @property
+    def has_adversary(self) -> bool:
+        """Whether a discriminator learns: it is switched on, and the generator's loss before it has a weight."""
+        return self.model.discriminator.enabled and self.loss.adv_weight > 0
+
+    @model_validator(mode="after")
+    def _somebody_learns(self) -> "Config":
+        steps = self.alternating
+        if not (steps.detector or steps.generator or (steps.discriminator and self.has_adversary)):
+            raise ValueError(
+                "at least one network needs a step in a cycle: got alternating.detector 0, generator 0 and "
+                f"discriminator {steps.discriminator}, which learns where model.discriminator.enabled is true (got "
+                f"{str(self.model.discriminator.enabled).lower()}) and loss.adv_weight is above 0 (got "
+                f"{self.loss.adv_weight:g})"
+            )
+        return self
 
     @model_validator(mode="after")
     def _ratios_are_ordered(self) -> "Config":

@@ -47,6 +47,7 @@ COLUMNS = (
     "crops_per_second",
     "seconds",
 )
+METRICS, EVENTS = "metrics.csv", "events.jsonl"
 SHOWN = ("l1", "perceptual", "id", "adv", "reading", "discriminator", "detector")
 
 
@@ -58,10 +59,20 @@ class Journal:
         stage: `pretrain` or `joint`.
         on_event: Called with each event; numbers only, never pixels.
         writes: False for the second of several processes: it writes and shows nothing.
+        fingerprint: Of the configuration; another one's `metrics.csv` is kept beside this one's.
     """
 
-    def __init__(self, folder: Path, stage: str, on_event: OnEvent | None = None, *, writes: bool = True) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        stage: str,
+        on_event: OnEvent | None = None,
+        *,
+        writes: bool = True,
+        fingerprint: str = "",
+    ) -> None:
         self.folder, self.stage, self.on_event, self.writes = folder, stage, on_event, writes
+        self.fingerprint = fingerprint
         self.rows: list[dict[str, float]] = []
         self.said = time.monotonic()
         self._bar: tuple[Progress, Any] | None = None
@@ -70,7 +81,7 @@ class Journal:
     @property
     def metrics_file(self) -> Path:
         """The CSV file, one row a step."""
-        return self.folder / "metrics.csv"
+        return self.folder / METRICS
 
     @contextlib.contextmanager
     def running(self, step: int, until: int) -> Iterator["Journal"]:
@@ -86,6 +97,7 @@ class Journal:
         # TensorBoard's import takes a second, which reading this module's columns should not.
         from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415
 
+        self._take_turn()
         self.rows = [row for row in read_metrics(self.metrics_file) if row["step"] <= step] if step else []
         self._board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=step + 1)
         try:
@@ -93,14 +105,24 @@ class Journal:
                 yield self
         finally:
             self._board.close()
-            self._write_csv()
+            self.write_metrics()
+
+    def _take_turn(self) -> None:
+        """Keep the metrics of another configuration that trained here last, and take this one's back."""
+        last = _last_begun(self.folder / EVENTS)
+        if last not in (None, self.fingerprint) and self.metrics_file.exists():
+            kept = _kept(self.folder, last)
+            self.metrics_file.replace(kept)
+            log.warning("another configuration trained here before: its checkpoints stay, its metrics are in %s", kept)
+        if (own := _kept(self.folder, self.fingerprint)).exists():
+            own.replace(self.metrics_file)
 
     def event(self, name: str, **facts: Any) -> None:  # noqa: ANN401 - any JSON value
         """Write an event as one line of `events.jsonl`; hand it on in every process, each of which may be stopped."""
         event = {"event": name, "stage": self.stage, **facts}
         if self.writes:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with (self.folder / "events.jsonl").open("a") as file:
+            with (self.folder / EVENTS).open("a") as file:
                 file.write(json.dumps(event) + "\n")
         if self.on_event is not None:
             self.on_event(event)
@@ -127,7 +149,7 @@ class Journal:
         if now - self.said < LOG_EVERY_SECONDS:
             return
         self.said = now
-        self._write_csv()
+        self.write_metrics()
         self.event("step", **finite(row))
         if self._bar is None:
             log.info("%s %d of %d  %s", self.stage, step, until, line)
@@ -152,7 +174,8 @@ class Journal:
             finally:
                 self._bar = None
 
-    def _write_csv(self) -> None:
+    def write_metrics(self) -> None:
+        """Write `metrics.csv` as far as the run is."""
         text = io.StringIO()
         writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
@@ -163,6 +186,26 @@ class Journal:
 def finite(row: Mapping[str, float]) -> dict[str, float]:
     """Leave out what is not finite: JSON has no NaN, and an empty cell says "not measured"."""
     return {key: value for key, value in row.items() if math.isfinite(value)}
+
+
+def metrics_of(folder: Path, fingerprint: str) -> Path:
+    """Where a configuration's metrics are, which another one may have set aside."""
+    return kept if (kept := _kept(folder, fingerprint)).exists() else folder / METRICS
+
+
+def _kept(folder: Path, fingerprint: str) -> Path:
+    return folder / f"metrics-{fingerprint[:8]}.csv"
+
+
+def _last_begun(events: Path) -> str | None:
+    """The fingerprint of the configuration that began last; None if that is not known."""
+    found = None
+    for line in events.read_text().splitlines() if events.exists() else ():
+        # The last line of a run that was killed may be cut.
+        with contextlib.suppress(json.JSONDecodeError):
+            event = json.loads(line)
+            found = event.get("fingerprint") if event["event"] == "begin" else found
+    return found
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:

@@ -29,7 +29,7 @@ from anony_pipeline.training import batches, cache, joint, latents, networks, st
 from anony_pipeline.training.batches import Batch, Generated
 from anony_pipeline.training.cache import TrainingData
 from anony_pipeline.training.canaries import Canaries, plant
-from anony_pipeline.training.journal import Journal, OnEvent, finite
+from anony_pipeline.training.journal import Journal, OnEvent, finite, metrics_of
 from anony_pipeline.training.networks import Critics
 from anony_pipeline.training.objective import Objective
 from anony_pipeline.training.pretrain import step_pretrain
@@ -246,9 +246,23 @@ class _Training:
         if saved is not None and saved.step >= steps:
             log.info("%s: %d steps are done already, in %s", stage, saved.step, saved.path)
             return self._report(stage, saved, steps, saved.step)
+        folder = self.outputs if stage == "joint" else root
+        with explained_memory(self.config, f"{stage}, before its first step", saved.path if saved else None):
+            current, data = self._begin(stage, saved, begin)
+            journal = Journal(folder, stage, self.on_event, writes=self.team.is_first, fingerprint=label)
+            stage_run = _Stage(self.config, current, data, self.validator, journal, root, label)
+        finished = stage_run.go(steps, self.should_stop)
+        last = stage_run.saved or saved
+        if last is None:
+            raise CheckpointError("training was stopped before its first step", where=root, do="start it again")
+        return self._report(stage, last, steps, saved.step if saved else 0, current, finished=finished)
+
+    def _begin(self, stage: str, saved: Saved | None, begin: Saved | None) -> tuple[TrainingState, TrainingData]:
+        """The state that a stage goes on from, and its data."""
         learning = networks.load_networks(self.config, self.device)
         if begin is not None and saved is None:
-            TrainingState.fresh(self.config, stage, learning).load_networks(begin.path)
+            # Pretraining taught the generator alone, and a discriminator may have another capacity by now.
+            TrainingState.fresh(self.config, stage, learning).load_generator(begin.path)
         current = TrainingState.fresh(self.config, stage, learning, self.team)
         if saved is not None:
             current.load(saved.path)
@@ -257,14 +271,7 @@ class _Training:
             data = replace(self.data, latents=latents.build(self.config, self.data, learning.generator))
         if self.config.training.fsdp:
             learning.shard_frozen(self.team)
-        folder = self.outputs if stage == "joint" else root
-        journal = Journal(folder, stage, self.on_event, writes=self.team.is_first)
-        stage_run = _Stage(self.config, current, data, self.validator, journal, root, label)
-        finished = stage_run.go(steps, self.should_stop)
-        last = stage_run.saved or saved
-        if last is None:
-            raise CheckpointError("training was stopped before its first step", where=root, do="start it again")
-        return self._report(stage, last, steps, saved.step if saved else 0, current, finished=finished)
+        return current, data
 
     def _report(
         self,
@@ -287,7 +294,7 @@ class _Training:
             resumed_from=resumed_from,
             seconds=current.progress.seconds if current else 0.0,
             metrics=saved.metrics,
-            metrics_file=folder / "metrics.csv",
+            metrics_file=metrics_of(folder, saved.config_fingerprint),
             samples={kind.value: len(samples) for kind, samples in self.data.samples.items()},
             bad_steps=current.progress.bad_steps if current else 0,
             trained_parameters=sum(value.numel() for value in learned),
@@ -337,22 +344,27 @@ class _Stage:
             Whether the last step was done.
         """
         progress = self.state.progress
-        self.journal.event("begin", step=progress.step, until=until)
         with self.journal.running(progress.step, until):
+            self.journal.event("begin", step=progress.step, until=until, fingerprint=self.label)
             stopped = False
             while not (self._may_rest() and (stopped or progress.step >= until)):
-                with explained_memory(self.config, f"{self.state.stage}, step {progress.step}", self.state.last_saved):
+                with self._explained_memory():
                     self._act()
-                self.journal.tell(progress.step, until)
-                # A signal may reach one process alone.
-                stopped = self.state.team.any(stopped or should_stop())
-                if self._may_rest() and progress.step < until and not stopped:
-                    self._check()
-            if not stopped:
-                self._validate()
-            self._save()
+                    self.journal.tell(progress.step, until)
+                    # A signal may reach one process alone.
+                    stopped = self.state.team.any(stopped or should_stop())
+                    if self._may_rest() and progress.step < until and not stopped:
+                        self._check()
+            with self._explained_memory():
+                if not stopped:
+                    self._validate()
+                self._save()
         self.journal.event("end", step=progress.step, checkpoint=str(self.state.last_saved), stopped=stopped)
         return progress.step >= until
+
+    def _explained_memory(self) -> contextlib.AbstractContextManager[None]:
+        where = f"{self.state.stage}, step {self.state.progress.step}"
+        return explained_memory(self.config, where, self.state.last_saved)
 
     def _act(self) -> None:
         progress, begin = self.state.progress, time.monotonic()
@@ -449,6 +461,8 @@ class _Stage:
         metrics = self.metrics if self.validated == step else {}
         self.kept = step
         if self.state.team.is_first:
+            # A run that is killed goes on from the checkpoint, and the rows up to it must be there.
+            self.journal.write_metrics()
             audit = self.validator.canaries
             self.saved = self.state.save(self.root, self.label, metrics, audit.drawn if audit is not None else ())
             state.prune(self.root, self.label, self.config.checkpoint.keep_last)
@@ -529,7 +543,7 @@ def cycle_of(config: Config, stage: str) -> tuple[str, ...]:
     if stage == "pretrain":
         return ("generator",)
     counts = config.alternating.model_dump()
-    if not config.model.discriminator.enabled:
+    if not config.has_adversary:
         counts["discriminator"] = 0
     return tuple(name for name in ("generator", "discriminator", "detector") for _ in range(counts[name]))
 

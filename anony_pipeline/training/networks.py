@@ -33,7 +33,7 @@ class Networks:
 
     Attributes:
         generator: Its adapters, or its named layers.
-        discriminator: None if it is switched off.
+        discriminator: None if it is switched off, or its loss has weight 0.
         detector: All of it.
     """
 
@@ -80,7 +80,7 @@ def load_networks(config: Config, device: torch.device) -> Networks:
     settings = config.model.discriminator
     discriminator = (
         _seeded(config.seed, "discriminator", lambda: Discriminator(settings.channels)).to(device)
-        if settings.enabled
+        if config.has_adversary
         else None
     )
     detector = load_shipped_detector(device=str(device)).requires_grad_(True)

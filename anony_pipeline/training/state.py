@@ -217,6 +217,8 @@ class TrainingState:
     ) -> Saved:
         """Write ``<root>/step_XXXXXX``: complete, or not at all.
 
+        Another configuration's checkpoint of that name is kept as ``step_XXXXXX-<its fingerprint>``.
+
         Args:
             root: The folder of checkpoints.
             fingerprint: Of the configuration, by which a later run finds its checkpoints.
@@ -228,6 +230,7 @@ class TrainingState:
         """
         path = root / f"{PREFIX}{self.progress.step:06d}"
         try:
+            _make_room(path, fingerprint)
             with atomic.folder(path) as part:
                 self._write(part)
                 write_canaries(part, canaries)
@@ -273,7 +276,10 @@ class TrainingState:
         Raises:
             CheckpointError: If the checkpoint is incomplete, damaged or of other networks.
         """
-        manifest = self.load_networks(folder)
+        manifest = self.load_generator(folder)
+        _load_module(self.networks.detector, folder / "detector.safetensors")
+        if self.networks.discriminator is not None:
+            _load_module(self.networks.discriminator, folder / "discriminator.safetensors")
         _assign_named(self.ema, weights.load_safetensors(folder / "ema.safetensors"), folder)
         plain = json.loads((folder / "optimizer.json").read_text())
         self.scaler.load_state_dict(plain.pop("scaler"))
@@ -283,8 +289,8 @@ class TrainingState:
         self.last_saved = folder
         return manifest
 
-    def load_networks(self, folder: Path) -> dict[str, Any]:
-        """Take only the networks from a checkpoint: a stage begins with the weights that another ended with.
+    def load_generator(self, folder: Path) -> dict[str, Any]:
+        """Take only the generator from a checkpoint: a stage begins with the weights that another ended with.
 
         Raises:
             CheckpointError: See `load`.
@@ -300,11 +306,20 @@ class TrainingState:
             )
         parameters = lora.trainable_parameters(self.networks.generator)
         _assign_named(parameters, weights.load_safetensors(folder / "generator.safetensors"), folder)
-        _load_module(self.networks.detector, folder / "detector.safetensors")
-        if self.networks.discriminator is not None and (folder / "discriminator.safetensors").exists():
-            _load_module(self.networks.discriminator, folder / "discriminator.safetensors")
         self.ema = {name: value.detach().clone() for name, value in parameters.items()}
         return manifest
+
+
+def _make_room(path: Path, fingerprint: str) -> None:
+    """Set another configuration's checkpoint aside: nobody asked to lose it."""
+    if not (path / manifests.NAME).exists():
+        return
+    former = manifests.read(path, verify=False).get("config_fingerprint", fingerprint)
+    if former != fingerprint:
+        kept = path.with_name(f"{path.name}-{former[:8]}")
+        shutil.rmtree(kept, ignore_errors=True)  # of the same configuration and step, and older
+        path.rename(kept)
+        log.info("the checkpoint of another configuration is kept as %s", kept)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

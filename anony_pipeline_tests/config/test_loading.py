@@ -252,6 +252,8 @@ def test_a_key_that_never_had_an_effect_is_passed_over_aloud(base, override, cap
         (["training.fsdp=true", "training.torch_compile=true"], "never run together"),
         (["model.finetune.use_lora=false", "model.finetune.style_mix={FR: {plate: 1}}"], "leave one of them out"),
         (["model.lpips={network: vgg}"], "backbone"),
+        (["alternating.generator=0", "alternating.detector=0", "loss.adv_weight=0"], "adv_weight is above 0"),
+        (["alternating.generator=0", "alternating.detector=0", "alternating.discriminator=0"], "at least one network"),
     ],
 )
 def test_options_that_exclude_each_other_are_refused(base, overrides, reason):

@@ -343,6 +343,25 @@ def test_gradient_checkpointing_changes_no_gradient(demo_generator, crops):
     assert torch.allclose(*gradients, rtol=1e-4, atol=1e-5)
 
 
+def test_with_gradient_checkpointing_decoding_keeps_less_for_the_same_gradient(config_for, tiny_folder, crops):
+    kept, gradients = [], []
+    for checkpointing in (False, True):
+        options = {"gradient_checkpointing": checkpointing}
+        generator = load_generator(config_for(tiny_folder("sd2"), diffusers=options), **CPU).train()
+        latents, sizes = crops(generator)[2].clone().requires_grad_(True), []
+
+        def pack(value, sizes=sizes):
+            sizes.append(value.numel())
+            return value
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda value: value):
+            decoded = generator.decode(latents)
+        kept.append(sum(sizes))
+        gradients += torch.autograd.grad(decoded.square().sum(), latents)
+    assert kept[1] < kept[0] / 2
+    assert torch.allclose(*gradients, rtol=1e-4, atol=1e-5)
+
+
 def test_the_tiny_autoencoder_decodes_in_training_mode_alone(config_for, tiny_folder, crops, tmp_path):
     from diffusers import AutoencoderTiny
 

@@ -1,5 +1,6 @@
 import csv
 import dataclasses
+import itertools
 import json
 import multiprocessing
 import os
@@ -17,8 +18,8 @@ from anony_pipeline.errors import AnonyPipelineError, DatasetError
 from anony_pipeline.models.generator import Generator
 from anony_pipeline.ops import images
 from anony_pipeline.storage import manifests
-from anony_pipeline.training import loop, state
-from anony_pipeline.training.journal import COLUMNS
+from anony_pipeline.training import loop, networks, state, validation
+from anony_pipeline.training.journal import COLUMNS, read_metrics
 from anony_pipeline_tests.training import conftest, tiny
 
 TENSORS = ("generator", "ema", "detector", "discriminator", "optimizer")
@@ -169,6 +170,53 @@ def test_a_resumed_run_ends_in_the_same_weights_bit_for_bit(tiny_training, confi
     assert_same(unbroken.checkpoint, resumed.checkpoint)
 
 
+def test_joint_training_begins_with_the_pretrained_generator_beside_a_discriminator_of_another_capacity(
+    tiny_training, config
+):
+    begun = tiny_training(config(), mode="pretrain", max_steps=4)
+    reported = tiny_training(config(model__discriminator__channels=8), mode="joint", max_steps=1)
+    first, later = (load_file(one.checkpoint / "generator.safetensors") for one in (begun, reported))
+    # A step of AdamW moves a weight by its rate at most; a fresh generator is several steps away.
+    assert 0 < max((first[name] - later[name]).abs().max() for name in first) < 1.1 * config().lr.generator
+
+
+def test_the_metrics_of_a_checkpoint_are_on_disk_before_it_is(tiny_training, config, monkeypatch):
+    """A kill leaves no time to write them afterwards, and the run goes on behind them."""
+    found, save = {}, state.TrainingState.save
+
+    def looked(self, root, *args):
+        rows = read_metrics(root.parent / "metrics.csv")
+        found[self.progress.step] = [(row["step"], "fid" in row) for row in rows]
+        return save(self, root, *args)
+
+    monkeypatch.setattr(state.TrainingState, "save", looked)
+    every = {"training__validate_every_steps": 2, "checkpoint__save_every_steps": 2}
+    tiny_training(config(**every), mode="joint", max_steps=4)
+    assert found == {
+        2: [(1, False), (2, True)],
+        4: [(1, False), (2, True), (3, False), (4, True)],
+    }
+
+
+def test_another_configuration_in_the_same_outputs_loses_nothing_of_the_former(tiny_training, config):
+    former, other = config(), config(loss__adv_weight=0.2)
+    first = tiny_training(former, mode="joint", max_steps=2)
+    rows = first.metrics_file.read_text()
+    second = tiny_training(other, mode="joint", max_steps=2)
+    assert second.resumed_from == 0
+    assert second.metrics_file.read_text() != rows
+    done = tiny_training(former, mode="joint", max_steps=2)
+    assert (done.resumed_from, done.manifest_sha256) == (2, first.manifest_sha256)
+    assert done.metrics_file.read_text() == rows
+    longer = tiny_training(former, mode="joint", max_steps=3)
+    assert longer.resumed_from == 2
+    assert longer.metrics_file.name == "metrics.csv"
+    assert longer.metrics_file.read_text().startswith(rows)
+    again = tiny_training(other, mode="joint", max_steps=2)
+    assert again.manifest_sha256 == second.manifest_sha256
+    assert [row["step"] for row in read_metrics(again.metrics_file)] == [1, 2]
+
+
 def test_a_request_to_stop_saves_and_the_next_run_goes_on(tiny_training, config, tmp_path):
     unbroken = tiny_training(config(paths__outputs=str(tmp_path / "whole")), mode="joint", max_steps=4)
     asked = []
@@ -240,6 +288,24 @@ def test_plates_of_a_style_without_a_file_are_refused(tiny_training, config, tin
     monkeypatch.setattr(loop.loaders, "open_split", lambda config, split: spoiled if split == wrong else coco)
     with pytest.raises(DatasetError, match=r"(?s)QQ, 6 images.*configs/plate_styles"):
         tiny_training(config())
+
+
+def test_without_a_weight_of_its_loss_no_discriminator_learns_or_is_kept(tiny_training, config):
+    report = tiny_training(config(loss__adv_weight=0), mode="joint", max_steps=2)
+    rows = read_metrics(report.metrics_file)
+    assert len(rows) == 2
+    assert not {"adv", "discriminator", "r1"} & set().union(*rows)
+    assert not (report.checkpoint / "discriminator.safetensors").exists()
+
+
+@pytest.mark.parametrize(("part", "name"), [(validation.Validator, "_fill"), (networks, "load_networks")])
+def test_memory_that_runs_out_outside_of_a_step_is_explained_too(tiny_training, config, monkeypatch, part, name):
+    def refuse(*args, **kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(part, name, refuse)
+    with pytest.raises(AnonyPipelineError, match=r"(?s)ran out of memory.*joint, .*step.*batch_size 2"):
+        tiny_training(config(), mode="joint", max_steps=1)
 
 
 @pytest.mark.parametrize(
@@ -322,3 +388,8 @@ def test_fifty_kills_at_random_moments_end_in_the_same_weights(tiny_root, tmp_pa
     assert len(reached) > 10
     assert half_written, "no kill met a checkpoint that was being written"
     assert_same(*(tmp_path / name / "checkpoints" / f"step_{until:06d}" for name in ("whole", "killed")))
+    rows = [read_metrics(tmp_path / name / "metrics.csv") for name in ("whole", "killed")]
+    for row in itertools.chain(*rows):
+        for taken in ("seconds", "crops_per_second"):
+            del row[taken]
+    assert rows[0] == rows[1]

@@ -172,8 +172,7 @@ def make_networks(config: Config, device: torch.device | None = None) -> Network
     generator = make_generator(config)
     torch.manual_seed(2)
     lora.make_trainable(generator, config.model.finetune)
-    settings = config.model.discriminator
-    discriminator = Discriminator(settings.channels) if settings.enabled else None
+    discriminator = Discriminator(config.model.discriminator.channels) if config.has_adversary else None
     return Networks(generator.train(), discriminator, build_detector())
 
 
