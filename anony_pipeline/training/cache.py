@@ -9,7 +9,7 @@ import itertools
 import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -36,7 +36,7 @@ from anony_pipeline.targets.store import TargetRecord, TargetStore, key_of
 
 log = logging.getLogger("anony_pipeline")
 FORMAT = "anony_pipeline.samples/1"
-VERSION = 1
+VERSION = 2
 """Of the code below: a change of what it makes raises it."""
 
 Points = tuple[tuple[float, float], ...]
@@ -70,6 +70,7 @@ class SampleRow:
         reading: ``(3, 3)``: from the reader's straightened crop to this crop, both in ``[-1, 1]``; None for faces.
         neighbors_xyxy: The boxes of all regions that the crop shows, in pixels of the crop.
         labels: Their categories, 1 face and 2 plate.
+        iscrowd: Which of them are neither positive nor negative for a detector.
         not_exhaustive: Categories whose unlabelled instances may be in the crop.
         serial: The intended serial of a plate.
         original_serial: The serial that was there, where it is known.
@@ -87,6 +88,7 @@ class SampleRow:
     reading: tuple[tuple[float, ...], ...] | None
     neighbors_xyxy: tuple[tuple[float, ...], ...]
     labels: tuple[int, ...]
+    iscrowd: tuple[bool, ...]
     not_exhaustive: tuple[int, ...]
     serial: str | None = None
     original_serial: str | None = None
@@ -245,6 +247,7 @@ def sample_row(
     window: crops.Window,
     size_hw: tuple[int, int],
     serial: str | None,
+    crowds: Collection[int],
 ) -> SampleRow:
     """Describe the crop of one region.
 
@@ -256,6 +259,7 @@ def sample_row(
         window: The crop's window.
         size_hw: Height and width of the crop.
         serial: The intended serial of a plate.
+        crowds: The annotation ids of the image's crowd regions (see `crowds_of`).
     """
     moved = [_moved(other, window, size_hw) for other in neighbors]
     inside = [other for other in moved if _center_is_inside(other, size_hw)]
@@ -273,12 +277,18 @@ def sample_row(
             tuple(boxes.clip([other.box_xyxy], size_hw[1], size_hw[0])[0].tolist()) for other in inside
         ),
         labels=tuple(CATEGORY_IDS[other.kind] for other in inside),
+        iscrowd=tuple(other.annotation_id in crowds for other in inside),
         not_exhaustive=tuple(image.get("not_exhaustive_category_ids") or ()),
         serial=serial,
         original_serial=annotation.get("serial"),
         identity=annotation.get("identity"),
         style=region.style,
     )
+
+
+def crowds_of(annotations: Iterable[Mapping[str, Any]]) -> frozenset[int]:
+    """The ids of those annotations that stand for a crowd, or for what is no certain face or plate."""
+    return frozenset(annotation["id"] for annotation in annotations if annotation.get("iscrowd"))
 
 
 def theta_of(region: Region, size_hw: tuple[int, int]) -> tuple[tuple[float, ...], ...]:
@@ -529,7 +539,8 @@ def _write_crop(
     into["targets"][crop.index] = np.where(mask[..., None] > 0, target, original)
     if record.anchor_file is not None:
         into["anchors"][crop.index] = job.store.read(record.anchor_file)
-    row = sample_row(region, regions, job.image, crop.annotation, record.window, (height, width), record.serial)
+    crowds, size_hw = crowds_of(job.annotations), (height, width)
+    row = sample_row(region, regions, job.image, crop.annotation, record.window, size_hw, record.serial, crowds)
     own = masks.region_mask([region], pixels.shape[:2])
     return row, crops.paste(pasted, target, record.window, own)
 

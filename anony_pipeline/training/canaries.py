@@ -86,6 +86,7 @@ def plant(config: Config, coco: CocoSet, records: Sequence[TargetRecord]) -> tup
 def _samples(config: Config, coco: CocoSet, records: Sequence[TargetRecord]) -> SampleSet:
     size_hw, regions = face_size_hw(config), coco.regions_by_image()
     annotations = {annotation["id"]: annotation for annotation in coco.annotations}
+    crowds = cache.crowds_of(coco.annotations)
     of_image = {image["id"]: image for image in coco.images}
     originals, holes, rows = [], [], []
     for record in records:
@@ -95,6 +96,6 @@ def _samples(config: Config, coco: CocoSet, records: Sequence[TargetRecord]) -> 
         originals.append(crops.cut(images.read(coco.image_file(image)), record.window, size_hw))
         holes.append(masks.crop_mask(others, record.window, size_hw))
         region = Region.from_coco(annotation, image.get("plate_style"))
-        rows.append(cache.sample_row(region, others, image, annotation, record.window, size_hw, None))
+        rows.append(cache.sample_row(region, others, image, annotation, record.window, size_hw, None, crowds))
     pixels = np.stack(originals)
     return SampleSet(Kind.FACE, pixels, pixels, None, np.stack(holes).astype(np.uint8), rows)

@@ -95,7 +95,7 @@ class Objective:
         return adversarial.generator_loss(_there(self.discriminator)(outputs, batch.masks, batch.kind))
 
     def _detection(self, batch: Batch, outputs: torch.Tensor) -> torch.Tensor:
-        targets = [detector_target(row.neighbors_xyxy, row.labels, outputs.device) for row in batch.rows]
+        targets = [detector_target(row.neighbors_xyxy, row.labels, outputs.device, row.iscrowd) for row in batch.rows]
         unlabelled = [row.not_exhaustive for row in batch.rows]
         frozen = _there(self.critics.detector)
         return detection.detection_consistency(

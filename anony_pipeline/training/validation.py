@@ -166,7 +166,7 @@ class Validator:
 
     def _cut(self, taken: Sequence[tuple[dict[str, Any], list[Chosen]]]) -> None:
         parts: dict[Kind, list[tuple[np.ndarray, np.ndarray, np.ndarray, SampleRow]]] = {kind: [] for kind in Kind}
-        regions = self.coco.regions_by_image()
+        regions, crowds = self.coco.regions_by_image(), cache.crowds_of(self.coco.annotations)
         styles = configured_styles()
         for image, items in taken:
             pixels = images.read(self.coco.image_file(image))
@@ -184,7 +184,9 @@ class Validator:
                         drawn.serial,
                     )
                 others = regions[image["id"]]
-                row = cache.sample_row(item.region, others, image, item.annotation, item.window, size_hw, serial)
+                row = cache.sample_row(
+                    item.region, others, image, item.annotation, item.window, size_hw, serial, crowds
+                )
                 places.append((kind, len(parts[kind])))
                 parts[kind].append((original, anchor, masks.crop_mask(others, item.window, size_hw), row))
             self.scenes.append(Scene(image, pixels, self.coco.annotations_by_image[image["id"]], places))

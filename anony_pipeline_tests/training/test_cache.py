@@ -38,6 +38,19 @@ def test_every_region_in_a_crop_is_masked(data):
                 assert part.all()
 
 
+def test_a_crop_knows_which_of_its_regions_are_crowds(data, tiny_root):
+    coco = tiny.coco.load(tiny_root / "unified_train.json")
+    row = data.samples[Kind.FACE].rows[0]
+    image = next(image for image in coco.images if image["id"] == row.image_id)
+    own = next(annotation for annotation in coco.annotations if annotation["id"] == row.annotation_id)
+    annotations = [{**own, "id": 101, "iscrowd": 1}, own, {**own, "id": 102, "iscrowd": 0}]
+    regions = [Region.from_coco(annotation) for annotation in annotations]
+    size_hw, crowds = data.samples[Kind.FACE].masks.shape[1:], cache.crowds_of(annotations)
+    known = cache.sample_row(regions[1], regions, image, own, row.window, size_hw, None, crowds)
+    assert known.iscrowd == (True, False, False)
+    assert len(row.iscrowd) == len(row.labels)
+
+
 def test_targets_equal_the_crop_outside_the_mask(data):
     for samples in data.samples.values():
         outside = np.array(samples.masks) == 0

@@ -140,6 +140,16 @@ def test_pretraining_comes_nearer_to_its_targets(parts, data):
     assert losses[-1] < 0.97 * losses[0]
 
 
+def with_neighbor(row, *, iscrowd):
+    """What is known of a crop that shows another face in its corner."""
+    return dataclasses.replace(
+        row,
+        neighbors_xyxy=(*row.neighbors_xyxy, (0.0, 0.0, 9.0, 9.0)),
+        labels=(*row.labels, 1),
+        iscrowd=(*row.iscrowd, iscrowd),
+    )
+
+
 def uneven(batch):
     """The batch with masks of different sizes, more or fewer regions in its crops, and an original serial unknown."""
     masks = batch.masks.clone()
@@ -147,9 +157,21 @@ def uneven(batch):
     masks[1, ..., ::2] = 0
     rows = list(batch.rows)
     rows[0] = dataclasses.replace(rows[0], original_serial=None)
-    more = {"neighbors_xyxy": (*rows[1].neighbors_xyxy, (0.0, 0.0, 9.0, 9.0)), "labels": (*rows[1].labels, 1)}
-    rows[1] = dataclasses.replace(rows[1], **more)
+    rows[1] = with_neighbor(rows[1], iscrowd=False)
     return dataclasses.replace(batch, masks=masks, rows=tuple(rows))
+
+
+def test_a_crowd_in_a_crop_is_nothing_that_the_detector_must_find(parts, data):
+    state, objective = parts()
+    batch = draw(data, state, Kind.FACE, size=2)
+    outputs = batch.originals.clone()
+    seen = []
+    for extra in ({}, {"iscrowd": True}, {"iscrowd": False}):
+        rows = [with_neighbor(row, **extra) if extra else row for row in batch.rows]
+        losses = objective(dataclasses.replace(batch, rows=tuple(rows)), outputs, "joint")[1]
+        seen.append(losses["detection"].item())
+    alone, beside_a_crowd, beside_a_face = seen
+    assert beside_a_face > alone > beside_a_crowd
 
 
 @pytest.mark.parametrize("kind", list(Kind))
