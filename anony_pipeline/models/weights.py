@@ -22,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 
 from anony_pipeline.errors import WeightsError
+from anony_pipeline.runtime.progress import log
 from anony_pipeline.storage import atomic, manifests
 
 SHIPPED = Path(__file__).parents[1] / "weights"
@@ -40,7 +41,7 @@ class Source:
         how: ``hub`` (a Hugging Face repository), ``file`` (one file at a URL) or ``zip`` (an archive at a URL). What
             comes from a URL lies in one folder, without an archive's own folders.
         where: Repository id or URL.
-        revision: The commit of a repository; None takes the newest, which the caller's log should then say.
+        revision: The commit of a repository; None takes the newest, and the log says which that was.
     """
 
     how: Literal["hub", "file", "zip"]
@@ -378,7 +379,7 @@ def _nowhere(name: str, tried: list[str], *, offline: bool) -> WeightsError:
     return WeightsError(
         f"the weights {name!r} are not on this machine" if offline else f"the weights {name!r} can't be fetched",
         where="\n           ".join(tried),
-        got="offline: no network was asked" if offline else None,
+        got="offline: no network was asked" if offline else "none of these places gave them",
         allowed=f"a file, a folder, a Hugging Face id, or one of {', '.join(REGISTRY)}"
         + (f" ({pins})" if pins else ""),
         do="copy them to the first place named, set model.offline to false, or name `shipped`",
@@ -392,13 +393,15 @@ def _from_hub(source: Source, _folder: Path, offline: bool) -> Path | str:
 
     kept = f"Hugging Face {source.where}@{source.revision or 'main'}"
     try:
-        return Path(
-            snapshot_download(
-                source.where, revision=source.revision, local_files_only=offline, ignore_patterns=NEVER_READ
-            )
+        folder = snapshot_download(
+            source.where, revision=source.revision, local_files_only=offline, ignore_patterns=NEVER_READ
         )
     except (LocalEntryNotFoundError, HFValidationError, HfHubHTTPError, OSError) as error:
         return f"{kept} ({type(error).__name__})"
+    if source.revision is None:
+        # The hub's client names a snapshot's folder by its commit.
+        log.info("%s is not pinned; this is its commit %s", source.where, Path(folder).name)
+    return Path(folder)
 
 
 def _from_url(source: Source, folder: Path, offline: bool) -> Path | str:

@@ -65,7 +65,8 @@ def plant(config: Config, coco: CocoSet, records: Sequence[TargetRecord]) -> tup
             "too many canaries for so few faces",
             where="training.canaries",
             got=f"{count} of {len(faces)} faces",
-            allowed="half of the faces with a target, or fewer",
+            allowed=f"{len(faces) // 2} or fewer: half of the faces with a target",
+            do="lower training.canaries, or train on more images",
         )
     drawn = seeding.numpy_generator(config.seed, "canaries").choice(faces, count, replace=False)
     planted, left_out = {int(number) for number in drawn[::2]}, {int(number) for number in drawn[1::2]}

@@ -40,7 +40,11 @@ def cross_fit(config: Config, output: Path) -> CrossFit:
     folds = config.training.folds
     if folds < 2:
         raise ConfigError(
-            "cross-fitting needs folds", where="training.folds", got=folds, allowed="2 or more; 3 to 5 are usual"
+            "cross-fitting needs folds",
+            where="training.folds",
+            got=folds,
+            allowed="2 or more; 3 to 5 are usual",
+            do="set training.folds",
         )
     checkpoints = []
     for left_out in range(folds):

@@ -473,7 +473,8 @@ def _restore_optimizers(
             where=folder / "optimizer.json",
             got=", ".join(sorted(plain)),
             allowed=", ".join(sorted(optimizers)),
-            do="keep model.discriminator.enabled as it was, or train anew in another paths.outputs",
+            do="keep model.discriminator.enabled and loss.adv_weight as they were, or train anew in another "
+            "paths.outputs",
         )
     for path, value in tensors.items():
         name, index, key = path.split("/")

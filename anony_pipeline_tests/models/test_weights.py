@@ -122,6 +122,28 @@ def test_missing_hub_weights_offline_name_mirror_and_origin_in_order(tmp_path):
     assert message.index(str(tmp_path)) < message.index("sd2-community/") < message.index("stabilityai/")
 
 
+@pytest.mark.parametrize("gone", [1, 2], ids=["the mirror is gone", "both are gone"])
+def test_where_the_mirror_gives_nothing_the_origin_is_asked_and_its_commit_is_said(tmp_path, monkeypatch, caplog, gone):
+    asked = []
+
+    def download(repository, *, revision, **_):
+        asked.append((repository, revision))
+        if len(asked) <= gone:
+            raise OSError("403 Forbidden")
+        return str(tmp_path / "snapshots" / "0123abcd")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    caplog.set_level("INFO")
+    if gone == 1:
+        assert weights.resolve("sd2-inpainting", tmp_path, offline=False).name == "0123abcd"
+        assert "stabilityai/stable-diffusion-2-inpainting is not pinned; this is its commit 0123abcd" in caplog.text
+    else:
+        with pytest.raises(WeightsError, match=r"(?s)sd2-community/.*OSError.*stabilityai/.*none of these places"):
+            weights.resolve("sd2-inpainting", tmp_path, offline=False)
+    assert [repository.partition("/")[0] for repository, _ in asked] == ["sd2-community", "stabilityai"]
+    assert asked[0][1] == weights.REGISTRY["sd2-inpainting"].sources[0].revision
+
+
 def test_a_revision_pins_a_hub_repository(tmp_path):
     with pytest.raises(WeightsError, match="someone/model@abc123"):
         weights.resolve("someone/model", tmp_path, offline=True, revision="abc123")
