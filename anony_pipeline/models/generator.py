@@ -38,6 +38,8 @@ INPAINTING_CHANNELS = 9
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 SECOND_TEXT = ("text_encoder_2", "tokenizer_2")
 """What SDXL has beside them."""
+PREDICTIONS = ("epsilon", "sample", "v_prediction")
+"""What a UNet may answer: `Generator.predict_clean` knows how clean latents follow from each."""
 LAST_TIMESTEP = 999
 HASHED_VALUES = 64
 """Of each tensor, for a base model's name: all of SDXL's would take seconds."""
@@ -86,6 +88,7 @@ class Generator(nn.Module):
 
     Raises:
         WeightsError: If the UNet does not take nine channels.
+        ConfigError: If the scheduler says that it predicts something unknown.
     """
 
     def __init__(
@@ -101,6 +104,7 @@ class Generator(nn.Module):
     ) -> None:
         super().__init__()
         _check_channels(pipeline.unet, base_id)
+        _check_prediction(pipeline, base_id)
         # "leading" spacing would make the one step of a one-step generator start at t = 1.
         pipeline.scheduler = DDIMScheduler.from_config(
             pipeline.scheduler.config, timestep_spacing="trailing", clip_sample=False, set_alpha_to_one=True
@@ -299,7 +303,7 @@ class Generator(nn.Module):
                 return output
             case "v_prediction":
                 return alpha.sqrt() * noisy - (1 - alpha).sqrt() * output
-            case _:
+            case _:  # epsilon: the constructor lets nothing else pass
                 return (noisy - (1 - alpha).sqrt() * output) / alpha.sqrt()
 
     def add_noise(self, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
@@ -436,7 +440,8 @@ def load_generator(config: Config, *, device: torch.device, dtype: torch.dtype) 
 
     Raises:
         WeightsError: If the weights are missing, pickled, of another architecture, or of a UNet that can't inpaint.
-        ConfigError: If an option can't run here, or crops are no whole latents.
+        ConfigError: If an option can't run here, crops are no whole latents, or the scheduler says that it predicts
+            something unknown.
     """
     settings = config.model.generator.diffusers
     pipeline = _pipeline_of(config)
@@ -685,6 +690,21 @@ def _check_channels(unet: UNet2DConditionModel, base_id: str | Path) -> None:
             allowed=f"{INPAINTING_CHANNELS} (4 noisy latents, 1 mask, 4 latents of the masked image)",
             do="take the inpainting variant of the model (sd2-inpainting, sd15-inpainting, sdxl-inpainting), or widen "
             "conv_in to 9 channels with the new 5 at zero and fine-tune it as inpainting model first",
+        )
+
+
+def _check_prediction(pipeline: Pipeline, base_id: str) -> None:
+    """Refuse a UNet that answers with something unknown: taken for noise, it would spoil every crop without a word."""
+    # A scheduler that says nothing is one of the time when all predicted the noise.
+    prediction = pipeline.scheduler.config.get("prediction_type", "epsilon")
+    if prediction not in PREDICTIONS:
+        raise ConfigError(
+            "the scheduler says that the UNet predicts something unknown",
+            where=f"prediction_type in scheduler/scheduler_config.json of {base_id}",
+            got=prediction,
+            allowed=", ".join(PREDICTIONS),
+            do="name a model that predicts one of these in model.generator.diffusers.model_id; mend the file only "
+            "where the model's card says that it is wrong",
         )
 
 

@@ -1,4 +1,5 @@
 import hashlib
+import json
 import shutil
 from itertools import pairwise
 
@@ -474,3 +475,52 @@ def test_a_crop_is_small_if_half_of_it_shows_every_pixel(demo_generator):
     assert generator.is_small((-5.0, 3.0, 59.0, 67.0), (128, 128))
     assert not generator.is_small((-5.0, 3.0, 59.1, 67.1), (128, 128))
     assert generator.is_small((0.0, 0.0, 96.0, 32.0), (64, 192))
+
+
+def test_steps_strength_and_prompts_are_the_configurations(tiny_folder, crops):
+    prompts = {Kind.FACE: "a smiling face", Kind.PLATE: "a yellow plate"}
+    generator = load_generator(
+        Config.model_validate(
+            {
+                "data": {"sources": [SOURCE]},
+                "model": {
+                    "generator": {
+                        "diffusers": {"model_id": str(tiny_folder("sd15"))},
+                        "face_prompt": prompts[Kind.FACE],
+                        "plate_prompt": prompts[Kind.PLATE],
+                    }
+                },
+                "face_steps": 3,
+                "plate_steps": 2,
+                "plate_text_anchor_strength": 0.7,
+            }
+        ),
+        **CPU,
+    )
+    seen = []
+    generator.unet.forward = lambda noisy, timesteps, encoder_hidden_states, **__: (
+        seen.append((int(timesteps[0]), encoder_hidden_states)) or type("Output", (), {"sample": noisy[:, :4]})
+    )
+    images, masks, noise = crops(generator)
+    for kind, timesteps in {Kind.FACE: [999, 666, 332], Kind.PLATE: [699, 349]}.items():
+        seen.clear()
+        generator.fill(images, masks, kind, noise=noise, anchors=images)
+        # A third and a half of the way down, by diffusers' rounding and by ours.
+        assert [timestep for timestep, _ in seen] == pytest.approx(timesteps, abs=1)
+        wanted = generator.pipeline.encode_prompt(prompts[kind], CPU["device"], 1, False)[0]
+        assert all(torch.equal(states, wanted.expand_as(states)) for _, states in seen)
+
+
+@pytest.mark.parametrize("wanted", [False, True])
+def test_gradient_checkpointing_is_on_where_it_is_asked_for(config_for, tiny_folder, wanted):
+    generator = load_generator(config_for(tiny_folder("sd15"), diffusers={"gradient_checkpointing": wanted}), **CPU)
+    assert generator.unet.is_gradient_checkpointing is wanted
+
+
+def test_a_scheduler_that_predicts_something_unknown_is_refused(config_for, tiny_folder, tmp_path):
+    folder = shutil.copytree(tiny_folder("sd15"), tmp_path / "flow")
+    file = folder / "scheduler" / "scheduler_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"prediction_type": "flow_prediction"}))
+    said = r"(?s)predicts something unknown.*scheduler_config\.json of flow@.*flow_prediction.*epsilon, .*model_id"
+    with pytest.raises(ConfigError, match=said):
+        load_generator(config_for(folder), **CPU)

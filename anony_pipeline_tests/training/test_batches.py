@@ -1,3 +1,5 @@
+import dataclasses
+
 import cv2
 import numpy as np
 import pytest
@@ -112,3 +114,32 @@ def test_the_detector_gets_originals_and_their_anonymized_versions_with_the_same
     for original, anonymized in zip(batch.targets[:2], batch.targets[2:], strict=True):
         assert torch.equal(original["boxes"], anonymized["boxes"])
     assert not torch.equal(batch.images[0], batch.images[2])
+
+
+@pytest.mark.parametrize("kind", list(Kind))
+def test_the_masks_of_a_step_cover_the_regions_and_mostly_more(data, generator, monkeypatch, kind):
+    monkeypatch.setattr(batches, "kind_of_step", lambda *_: kind)
+    samples, grown, seen = data.samples[kind], [], {}
+    for step in range(8):
+        batch = draw(data, generator, step)
+        for index, mask in zip(batch.indices, batch.masks[:, 0].numpy(), strict=True):
+            assert (mask >= samples.masks[index]).all()
+            grown.append(mask.sum() > samples.masks[index].sum())
+            seen.setdefault(index, set()).add(mask.tobytes())
+    assert sum(grown) > 0.7 * len(grown)
+    # From epoch to epoch otherwise.
+    assert sum(len(different) > 1 for different in seen.values()) > len(seen) / 2
+
+
+def test_the_detector_learns_of_crowds_and_of_what_images_do_not_label(data):
+    rows = [
+        dataclasses.replace(row, iscrowd=tuple(index == number % 3 for index in range(3)), not_exhaustive=ids)
+        for number, (row, ids) in enumerate(zip(data.detector.rows, [(), (2,), (1, 2)] * 2, strict=True))
+    ]
+    marked = dataclasses.replace(data, detector=dataclasses.replace(data.detector, rows=rows))
+    batch = batches.draw_detector_batch(marked, None, size=6, seed=0, step=0, device=torch.device("cpu"))
+    known = {row.boxes_xyxy: row for row in rows}
+    for target, ids in zip(batch.targets, batch.not_exhaustive, strict=True):
+        row = known[tuple(map(tuple, target["boxes"].tolist()))]
+        assert tuple(target["iscrowd"].tolist()) == row.iscrowd
+        assert ids == row.not_exhaustive

@@ -196,3 +196,9 @@ def test_fewer_images_are_prepared_where_that_was_asked(config, tiny_root, tiny_
     data, _ = loop.prepare(config(training__max_images=4), tiny.coco.load(tiny_root / "unified_train.json"))
     assert len(data.detector) == 4
     assert {row.image_id for row in data.samples[Kind.FACE].rows} == {row.image_id for row in data.detector.rows}
+
+
+def test_regions_that_the_data_set_marks_as_crowds_are_crowds_for_the_detector():
+    records = [tiny.annotation(1, 1, 1, (0, 0, 40, 40)), tiny.annotation(2, 1, 1, (50, 50, 40, 40)) | {"iscrowd": 1}]
+    _, row = cache.letterboxed(np.zeros((200, 400, 3), np.uint8), {"id": 1}, records, edge=100)
+    assert row.iscrowd == (False, True)

@@ -3,14 +3,18 @@ import dataclasses
 import inspect
 import math
 
+import numpy as np
 import pytest
 import torch
 
 from anony_pipeline.errors import AnonyPipelineError
 from anony_pipeline.models import lora
+from anony_pipeline.models.reader import ALPHABET
+from anony_pipeline.plates import serials
 from anony_pipeline.runtime.processes import Team
 from anony_pipeline.structures.regions import Kind
 from anony_pipeline.training import batches, joint, pretrain
+from anony_pipeline.training.networks import Critics
 from anony_pipeline.training.objective import Objective
 from anony_pipeline.training.state import TrainingState
 from anony_pipeline_tests.training import tiny
@@ -395,3 +399,112 @@ def test_a_step_reads_like_the_algorithm(step):
     source = inspect.getsource(step)
     body = source.replace(step.__doc__, "")
     assert len(body.splitlines()) <= 40
+
+
+def only(*names):
+    """Switch all losses off but for these."""
+    others = {"l1", "perceptual", "adv", "detection", "id_suppress", "reading", "read_suppress"} - set(names)
+    return {f"loss__{name}_weight": 0 for name in others}
+
+
+def test_the_distance_to_a_faces_target_counts_by_its_scale(parts, data):
+    state, objective = parts(**only("l1"), loss__l1_weight=2.0, loss__face_l1_scale=0.25)
+    for kind, weight in {Kind.FACE: 0.5, Kind.PLATE: 2.0}.items():
+        batch = draw(data, state, kind)
+        total, _ = objective(batch, torch.zeros_like(batch.originals), "joint")
+        pairs = zip(batch.targets, batch.masks, strict=True)
+        distance = np.mean([target[:, mask[0] > 0.5].abs().mean().item() for target, mask in pairs])
+        assert total.item() == pytest.approx(weight * distance, rel=1e-4)
+
+
+def spelled(texts):
+    """A reader's log-probabilities, certain of each of these texts, whatever it is shown."""
+    steps = [[code for letter in text for code in (1 + ALPHABET.index(letter), 0)] for text in texts]
+    length = max(len(one) for one in steps)
+    classes = torch.tensor([one + [0] * (length - len(one)) for one in steps])
+    return (torch.nn.functional.one_hot(classes, len(ALPHABET) + 1) * 20.0).log_softmax(dim=2).transpose(0, 1)
+
+
+@pytest.mark.parametrize("shown", ["intended", "original"])
+def test_the_intended_serial_shall_be_read_and_the_original_shall_not(parts, data, shown):
+    state, _ = parts()
+    batch = draw(data, state, Kind.PLATE)
+    texts = {
+        "intended": [serials.normalize(row.serial) for row in batch.rows],
+        "original": [serials.normalize(row.original_serial) for row in batch.rows],
+    }
+    assert not set(texts["intended"]) & set(texts["original"])
+    loss = state.config.loss.model_copy(update={"read_suppress_weight": 1.0})
+    objective = Objective(Critics(reader=lambda _: spelled(texts[shown])), None, loss, margin=0.0)
+    found = {name: objective.terms[name](batch, batch.originals).item() for name in ("reading", "read_suppress")}
+    if shown == "intended":
+        assert max(found.values()) < 1e-3
+    else:
+        assert min(found.values()) > 3
+
+
+def kept_logits(detector):
+    """The class logits ``(N, places, 2)`` of the detector's next look, with the gradient that they will get."""
+    kept = []
+
+    def keep(_module, _inputs, outputs):
+        outputs["cls_logits"].retain_grad()
+        kept.append(outputs["cls_logits"])
+
+    detector.model.head.register_forward_hook(keep)
+    return kept
+
+
+def assert_plates_are_negatives_in_the_second_alone(gradient):
+    assert gradient.shape[0] == 2
+    assert (gradient[:, :, 0] != 0).any(dim=1).all()
+    assert not gradient[0, :, 1].any()
+    assert gradient[1, :, 1].any()
+
+
+def test_kinds_that_are_not_labelled_are_no_negatives_for_the_generator(parts, data):
+    state, objective = parts(**only("detection"))
+    batch = draw(data, state, Kind.FACE)
+    face = {"neighbors_xyxy": ((4.0, 4.0, 28.0, 28.0),), "labels": (1,)}
+    rows = (
+        dataclasses.replace(batch.rows[0], **face, not_exhaustive=(2,)),
+        dataclasses.replace(batch.rows[1], **face, not_exhaustive=()),
+    )
+    logits = kept_logits(objective.critics.detector)
+    total, _ = objective(dataclasses.replace(batch, rows=rows), batch.originals.clone().requires_grad_(True), "joint")
+    total.backward()
+    assert_plates_are_negatives_in_the_second_alone(logits[0].grad)
+
+
+def test_kinds_that_are_not_labelled_are_no_negatives_for_the_detector(parts):
+    state, _ = parts()
+    image = torch.rand(3, 96, 96, generator=torch.manual_seed(0))
+    face = batches.detector_target([(20.0, 20.0, 50.0, 55.0)], [1], CPU)
+    logits = kept_logits(state.networks.detector)
+    joint.step_detector(state, batches.DetectorBatch([image, image], [face, face], [(2,), ()]))
+    assert_plates_are_negatives_in_the_second_alone(logits[0].grad)
+
+
+def test_the_slope_on_real_crops_is_part_of_what_the_discriminator_learns_from(parts, data):
+    def gradients(weight):
+        state, _ = parts(loss__r1_weight=weight)
+        batch = draw(data, state, Kind.FACE)
+        made = batches.Generated(batch.kind, batch.indices, batch.originals, batch.masks, batch.targets)
+        state.apply = lambda _: 0.0
+        joint.step_discriminator(state, made)
+        critic = state.networks.discriminator
+        return torch.cat([value.grad.flatten() for value in critic.parameters()]), state, batch
+
+    (without, state, batch), (with_penalty, *_) = gradients(0), gradients(3)
+    # By hand, on a critic that has looked at nothing yet: the squared slope of each crop's scores, the mean over crops.
+    critic = tiny.make_networks(state.config).discriminator.train()
+    real = batch.originals.clone().requires_grad_(True)
+    scores = critic(real, batch.masks, batch.kind)
+    means = [one.logits[place][one.weights[place] > 0].mean() for one in scores for place in range(2)]
+    (slope,) = torch.autograd.grad(sum(means), real, create_graph=True)
+    (3 / 2 * slope.square().sum() / 2).backward()
+    wanted = torch.cat(
+        [torch.zeros(value.numel()) if value.grad is None else value.grad.flatten() for value in critic.parameters()]
+    )
+    assert wanted.norm() > 0
+    assert (with_penalty - without - wanted).norm() < 1e-3 * wanted.norm()

@@ -1,8 +1,12 @@
+import io
 import json
+import logging
 import math
 
 import pytest
+from rich.console import Console
 
+from anony_pipeline.training import journal
 from anony_pipeline.training.journal import COLUMNS, Journal, finite, read_metrics
 
 
@@ -70,3 +74,28 @@ def test_a_second_process_learns_of_events_and_writes_nothing(tmp_path):
     # Without "begin" it would not know that there is something to save when it is told to stop.
     assert [event["event"] for event in seen] == ["begin"]
     assert not (tmp_path / "out").exists()
+
+
+def told(folder):
+    made = Journal(folder, "joint")
+    with made.running(0, 8):
+        made.record(1, {"l1": 0.5, "crops_per_second": 12.34, "gradient_norm": 7.0})
+        made.tell(1, 8)
+
+
+def test_the_log_says_how_far_it_is_how_fast_and_what_it_costs(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(journal, "LOG_EVERY_SECONDS", 0)
+    with caplog.at_level(logging.INFO, logger="anony_pipeline"):
+        told(tmp_path)
+    assert [record.getMessage() for record in caplog.records] == ["joint 1 of 8  12.3 crops/s  l1 0.500"]
+    events = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
+    figures = {"step": 1, "l1": 0.5, "crops_per_second": 12.34, "gradient_norm": 7.0}
+    assert events == [{"event": "step", "stage": "joint"} | figures]
+
+
+def test_a_terminal_shows_the_same_beside_a_bar(tmp_path, monkeypatch):
+    screen = io.StringIO()
+    monkeypatch.setattr(journal, "console", Console(file=screen, force_terminal=True, width=120))
+    told(tmp_path)
+    for part in ("joint", "1/8", "12.3 crops/s", "l1 0.500"):
+        assert part in screen.getvalue()

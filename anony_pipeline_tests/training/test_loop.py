@@ -9,17 +9,23 @@ import signal
 import stat
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from anony_pipeline.errors import AnonyPipelineError, DatasetError
 from anony_pipeline.models.generator import Generator
+from anony_pipeline.models.recognizer import align
 from anony_pipeline.ops import images
 from anony_pipeline.storage import manifests
+from anony_pipeline.structures.regions import Kind, Region
 from anony_pipeline.training import loop, networks, state, validation
 from anony_pipeline.training.journal import COLUMNS, read_metrics
+from anony_pipeline.training.networks import Critics
 from anony_pipeline_tests.training import conftest, tiny
 
 TENSORS = ("generator", "ema", "detector", "discriminator", "optimizer")
@@ -393,3 +399,77 @@ def test_fifty_kills_at_random_moments_end_in_the_same_weights(tiny_root, tmp_pa
         for taken in ("seconds", "crops_per_second"):
             del row[taken]
     assert rows[0] == rows[1]
+
+
+class ColorTwin:
+    """Sees a face's mean color, as a differentiable recognizer."""
+
+    input_size = 112
+
+    def __call__(self, crops):
+        return torch.nn.functional.normalize(crops.mean(dim=(2, 3)))
+
+
+def test_the_margin_is_what_two_strangers_reach_in_one_pair_of_twenty(data):
+    samples = data.samples[Kind.FACE]
+    colors, names = [], []
+    for crop, row in zip(samples.originals, samples.rows, strict=True):
+        # By the judge's own way of cutting faces out.
+        seen = align(crop, Region(Kind.FACE, row.box_xyxy, landmarks=row.landmarks), 112) / 127.5 - 1
+        colors.append(seen.mean(axis=(0, 1)) / np.linalg.norm(seen.mean(axis=(0, 1))))
+        names.append(row.identity)
+    strangers = [(i, j) for i in range(len(names)) for j in range(i) if names[i] != names[j]]
+    assert len(strangers) < len(names) * (len(names) - 1) / 2
+    wanted = np.quantile([colors[i] @ colors[j] for i, j in strangers], 0.95)
+    assert wanted > 0.1
+    device = torch.device("cpu")
+    assert loop.measure_margin(Critics(recognizer=ColorTwin()), data, device) == pytest.approx(wanted, abs=0.01)
+    assert loop.measure_margin(Critics(), data, device) == 0
+
+
+def test_the_identity_hinge_has_the_measured_margin(tiny_training, config, monkeypatch):
+    margins = []
+    hinge = loop.identity.identity_hinge
+    monkeypatch.setattr(loop.identity, "identity_hinge", lambda *given: margins.append(given[2]) or hinge(*given))
+    monkeypatch.setattr(loop, "measure_margin", lambda *_: 0.37)
+    monkeypatch.setattr(loop.batches, "kind_of_step", lambda *_: Kind.FACE)
+    report = tiny_training(config(), mode="joint", max_steps=1)
+    assert margins == [0.37]
+    assert json.loads((report.checkpoint / "state.json").read_text())["margin"] == 0.37
+
+
+def test_a_run_keeps_as_many_checkpoints_as_asked(tiny_training, config):
+    settings = config(checkpoint__save_every_steps=1, checkpoint__keep_last=2)
+    report = tiny_training(settings, mode="joint", max_steps=3)
+    assert sorted(path.name for path in report.checkpoint.parent.iterdir()) == ["step_000002", "step_000003"]
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "joint"])
+def test_tensorboard_shows_what_the_metrics_file_says(whole, stage):
+    _, report, _ = whole
+    folder = report.metrics_file.parent
+    folder = folder / "pretrained" if stage == "pretrain" else folder
+    board = EventAccumulator(str(folder / "tensorboard"))
+    board.Reload()
+    shown = {}
+    for tag in board.Tags()["scalars"]:
+        for event in board.Scalars(tag):
+            shown[event.step, tag.split("/")[1]] = event.value
+    with (folder / "metrics.csv").open() as file:
+        rows = {int(row.pop("step")): row for row in csv.DictReader(file)}
+    written = {(step, name): float(text) for step, row in rows.items() for name, text in row.items() if text}
+    assert len(written) > 5
+    assert {key: shown.get(key, "not shown") for key in written} == pytest.approx(written, rel=1e-4, abs=1e-6)
+    trained = {tag for tag in board.Tags()["scalars"] if tag.startswith("train/")}
+    assert {"train/l1", "train/crops_per_second"} <= trained
+    assert "val/fid" in board.Tags()["scalars"]
+
+
+def test_rates_and_times_are_those_of_the_clock(tiny_training, config, monkeypatch):
+    ticks = itertools.count()
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: next(ticks) / 2))
+    report = tiny_training(config(training__batch_size=3), mode="joint", max_steps=2)
+    rows = list(csv.DictReader(report.metrics_file.open()))
+    # An action takes half a second, and a step three of them.
+    assert [float(row["crops_per_second"]) for row in rows] == [6, 6]
+    assert [float(row["seconds"]) for row in rows] == [1.5, 3]

@@ -105,3 +105,41 @@ def test_compiled_blocks_compute_the_same_outputs_and_gradients(config):
     assert compiled_gradients.keys() == gradients.keys()
     for name, gradient in gradients.items():
         assert torch.allclose(compiled_gradients[name], gradient, atol=1e-6, rtol=1e-3), name
+
+
+def test_the_original_serial_is_pushed_away_only_where_that_is_asked_for():
+    sources = {"sources": [{"name": "a", "layout": "widerface", "root": "a", "exhaustive": ["face"]}]}
+    for loss, asked in (({}, False), ({"read_suppress_weight": 0.1}, True)):
+        weights = Config.model_validate({"name": "x", "data": sources, "loss": loss}).loss
+        counted = Objective(networks.Critics(), None, weights, margin=0.0).weights(Kind.PLATE, "joint")
+        assert ("read_suppress" in counted) is asked
+
+
+def loaded(tmp_path, **changes):
+    return networks.load_networks(tiny.make_config(tmp_path, **changes), torch.device("cpu"))
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_frozen_weights_have_the_precision_and_trained_ones_are_float32(tmp_path, precision, dtype):
+    generator = loaded(tmp_path, precision=precision).generator
+    trained = list(lora.trainable_parameters(generator).values())
+    frozen = [value for value in generator.unet.parameters() if all(value is not other for other in trained)]
+    assert {value.dtype for value in trained} == {torch.float32}
+    assert {value.dtype for value in frozen} == {dtype}
+
+
+@pytest.mark.parametrize("channels", [4, 6])
+def test_the_discriminator_is_as_wide_as_asked(tmp_path, channels):
+    discriminator = loaded(tmp_path, model__discriminator__channels=channels).discriminator
+    images, masks = torch.zeros(1, 3, 32, 32), torch.ones(1, 1, 32, 32)
+    assert discriminator.features(images, masks)[0].shape[1] == channels
+
+
+@pytest.mark.parametrize("wanted", [False, True])
+def test_compiling_and_gradient_checkpointing_are_on_where_they_are_asked_for(tmp_path, monkeypatch, wanted):
+    compiled = []
+    monkeypatch.setattr(networks, "compile_blocks", compiled.append)
+    settings = {"training__torch_compile": wanted, "model__generator__diffusers": {"gradient_checkpointing": wanted}}
+    generator = loaded(tmp_path, **settings).generator
+    assert compiled == ([generator] if wanted else [])
+    assert generator.unet.is_gradient_checkpointing is wanted

@@ -201,3 +201,30 @@ def test_kinds_are_both_saved(trained, tmp_path):
     saved = trained.save(tmp_path, "print", {})
     index = json.loads((saved.path / "adapters" / lora.INDEX_FILE).read_text())
     assert set(index["adapters"]) == {lora.ADAPTERS[kind] for kind in Kind}
+
+
+def test_each_network_learns_at_its_own_rate(config):
+    settings = config(lr__generator=1e-3, lr__discriminator=2e-3, lr__detector=3e-3)
+    optimizers = TrainingState.fresh(settings, "joint", tiny.make_networks(settings)).optimizers
+    found = {name: [group["lr"] for group in optimizer.param_groups] for name, optimizer in optimizers.items()}
+    assert found == {"generator": [1e-3], "discriminator": [2e-3], "detector": [3e-3]}
+
+
+def test_the_average_has_the_memory_that_was_asked_for(config):
+    settings = config(training__ema_decay=0.75)
+    current = TrainingState.fresh(settings, "joint", tiny.make_networks(settings))
+    # Long after the warm-up.
+    current.progress.updates = 10_000
+    before = {name: value.clone() for name, value in current.ema.items()}
+    for value in lora.trainable_parameters(current.networks.generator).values():
+        value.data += 1
+        value.grad = torch.zeros_like(value)
+    current.apply("generator")
+    for name, value in current.ema.items():
+        assert torch.allclose(value, before[name] + 0.25, atol=1e-5)
+
+
+@pytest.mark.parametrize(("precision", "scales"), [("fp32", False), ("bf16", False), ("fp16", True)])
+def test_gradients_are_scaled_in_fp16_alone(config, precision, scales):
+    settings = config(precision=precision)
+    assert TrainingState.fresh(settings, "joint", tiny.make_networks(settings)).scaler.is_enabled() is scales
