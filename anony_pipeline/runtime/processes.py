@@ -39,6 +39,11 @@ class Team:
         """Whether this process writes files and speaks for all."""
         return self.rank == 0
 
+    @property
+    def is_on_one_machine(self) -> bool:
+        """Whether all processes see the same files."""
+        return int(os.environ.get("LOCAL_WORLD_SIZE", self.size)) == self.size
+
     def share(self, count: int) -> slice:
         """This process's share of so many equal parts, which `size` divides."""
         mine = count // self.size

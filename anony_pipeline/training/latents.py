@@ -3,9 +3,11 @@
 An inpainting step encodes the masked crop, and for plates their anchor: at Stable Diffusion's size more work than the
 UNet's own step. Masks grow at random in training, so each crop has a fixed number of them (`training.mask_variants`).
 
-A build that was killed goes on: the folder keeps what is done, and gets its manifest when all is.
+The processes of one machine encode a share each. A build that was killed goes on: the folder keeps what is done, and
+gets its manifest when all is.
 """
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -19,6 +21,7 @@ from anony_pipeline.config.schema import Config
 from anony_pipeline.models.generator import Generator, halved
 from anony_pipeline.ops import images
 from anony_pipeline.runtime import progress
+from anony_pipeline.runtime.processes import ALONE, Team
 from anony_pipeline.storage import disk, locks, manifests, private
 from anony_pipeline.structures.regions import Kind
 from anony_pipeline.targets.store import key_of
@@ -37,13 +40,14 @@ STORED = {torch.float32: np.float32, torch.float16: np.float16, torch.bfloat16: 
 """NumPy knows no bfloat16: its bits are kept as integers."""
 
 
-def build(config: Config, data: TrainingData, generator: Generator) -> dict[Kind, LatentSet]:
+def build(config: Config, data: TrainingData, generator: Generator, team: Team = ALONE) -> dict[Kind, LatentSet]:
     """Open the latents of a training set, making first what is not there; none if `training.mask_variants` is 0.
 
     Args:
         config: With paths, seed and `training.mask_variants`.
         data: The samples.
         generator: Its autoencoder encodes, in its dtype and on its device.
+        team: All its processes call this; on several machines the first of each encodes alone.
 
     Raises:
         DatasetError: If the disk has no room for them.
@@ -67,14 +71,23 @@ def build(config: Config, data: TrainingData, generator: Generator) -> dict[Kind
         holds="latents of training crops, from which the crops' surroundings can be decoded",
     )
     folder = root / key
-    if not (folder / manifests.NAME).exists():
+    if team.any(not (folder / manifests.NAME).exists()):
         folder.mkdir(mode=0o700, exist_ok=True)
-        with locks.sole_writer(root):
-            # Another run may have made them while this one waited.
-            if not (folder / manifests.NAME).exists():
-                _Writer(data, generator, folder, variants, config.seed).write()
+        if team.is_on_one_machine:
+            _make(_Writer(data, generator, folder, variants, config.seed, team))
+        else:
+            with team.first_goes_ahead():
+                _make(_Writer(data, generator, folder, variants, config.seed))
     manifests.read(folder, verify=False)
     return {kind: _opened(folder, kind, variants, config.seed, generator.dtype) for kind in data.samples}
+
+
+def _make(writer: "_Writer") -> None:
+    """Let the writers of a team write a folder, unless another run has made it while this one waited."""
+    with locks.sole_writer(writer.folder.parent) if writer.team.is_first else contextlib.nullcontext():
+        writer.team.wait()
+        if not (writer.folder / manifests.NAME).exists():
+            writer.write()
 
 
 def identity_of(autoencoder: ModelMixin) -> str:
@@ -90,33 +103,51 @@ def identity_of(autoencoder: ModelMixin) -> str:
 
 
 class _Writer:
-    """Fills the arrays of one folder, crop by crop, from where an earlier one was interrupted."""
+    """Fills a process's share of the arrays of one folder, crop by crop, from where an earlier one was interrupted."""
 
-    def __init__(self, data: TrainingData, generator: Generator, folder: Path, variants: int, seed: int) -> None:
+    def __init__(
+        self, data: TrainingData, generator: Generator, folder: Path, variants: int, seed: int, team: Team = ALONE
+    ) -> None:
         self.data, self.generator, self.folder = data, generator, folder
-        self.variants, self.seed = variants, seed
+        self.variants, self.seed, self.team = variants, seed, team
 
     def write(self) -> None:
+        if self.team.is_first:
+            self._lay_out()
+        self.team.wait()
+        for kind, samples in self.data.samples.items():
+            self._write_kind(kind, samples)
+        self.team.wait()
+        if self.team.is_first:
+            for path in self.folder.glob("*_done.npy"):
+                path.unlink()
+            manifests.write(self.folder, {"format": FORMAT})
+        self.team.wait()
+
+    def _lay_out(self) -> None:
+        """Say how large the arrays will be, and make those that are not there."""
         total = sum(self._bytes(kind) for kind in self.data.samples)
         there = sum(path.stat().st_blocks * 512 for path in self.folder.glob("*.npy"))
         crops = sum(len(samples) for samples in self.data.samples.values())
         log.info("latents of %d crops under %d masks each: %.0f MB", crops, self.variants, total / 1e6)
         do = "lower training.mask_variants (0 encodes at every step), or set paths.cache to another disk"
         disk.check_room(self.folder, total - there, "the latents of the training crops", do)
-        for kind, samples in self.data.samples.items():
-            self._write_kind(kind, samples)
-        for path in self.folder.glob("*_done.npy"):
-            path.unlink()
-        manifests.write(self.folder, {"format": FORMAT})
+        for kind in self.data.samples:
+            self._arrays(kind)
 
-    def _write_kind(self, kind: Kind, samples: SampleSet) -> None:
+    def _arrays(self, kind: Kind) -> tuple[dict[str, np.memmap], np.memmap]:
+        """The arrays of one kind by name, and which of its crops are done."""
         names = ("masked", "anchored") if kind is Kind.PLATE else ("masked",)
         dtype = STORED[self.generator.dtype]
         arrays = {name: self._array(f"{kind.value}_{name}", self._shape(kind), dtype) for name in names}
-        done = self._array(f"{kind.value}_done", (len(samples),), np.bool_)
+        return arrays, self._array(f"{kind.value}_done", (len(self.data.samples[kind]),), np.bool_)
+
+    def _write_kind(self, kind: Kind, samples: SampleSet) -> None:
+        arrays, done = self._arrays(kind)
         waiting: list[int] = []
-        left = [int(index) for index in np.flatnonzero(~done)]
-        for index in progress.track(left, f"latents: {kind.value}"):
+        # By the crop's number: what is done already another process may have marked just now.
+        left = [int(index) for index in np.flatnonzero(~done) if index % self.team.size == self.team.rank]
+        for index in progress.track(left, f"latents: {kind.value}") if self.team.is_first else left:
             for name, values in self._encode(samples, index).items():
                 # Of a small crop in the first quarter.
                 arrays[name][index, ..., : values.shape[-2], : values.shape[-1]] = values

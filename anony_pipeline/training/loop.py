@@ -267,8 +267,7 @@ class _Training:
         if saved is not None:
             current.load(saved.path)
             log.info("%s: going on from step %d", stage, saved.step)
-        with self.team.first_goes_ahead():
-            data = replace(self.data, latents=latents.build(self.config, self.data, learning.generator))
+        data = replace(self.data, latents=latents.build(self.config, self.data, learning.generator, self.team))
         if self.config.training.fsdp:
             learning.shard_frozen(self.team)
         return current, data

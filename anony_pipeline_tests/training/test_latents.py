@@ -3,6 +3,8 @@
 import dataclasses
 import logging
 import stat
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ import torch
 from anony_pipeline.errors import DatasetError
 from anony_pipeline.models.generator import Generator
 from anony_pipeline.models.generator import load_generator as load
+from anony_pipeline.runtime.processes import Team
 from anony_pipeline.storage import manifests
 from anony_pipeline.structures.regions import Kind
 from anony_pipeline.training import batches, latents
@@ -43,6 +46,44 @@ def generator(settings):
 
 def kept(data, settings, generator):
     return dataclasses.replace(data, latents=latents.build(settings, data, generator))
+
+
+@pytest.mark.parametrize("small", [False, True], ids=["one size", "some at half"])
+def test_two_processes_of_a_machine_encode_a_half_each_and_end_with_the_same_latents(
+    data, settings, generator, tmp_path, monkeypatch, small
+):
+    """Threads stand for processes: what they share is files."""
+    if small:
+        monkeypatch.setattr(Generator, "is_small", lambda self, window, size_hw: int(window[0]) % 2 == 0)
+        generator.has_small_crops = True
+    meeting, encoded = threading.Barrier(2, timeout=60), {0: [], 1: []}
+
+    class Threads(Team):
+        def wait(self):
+            meeting.wait()
+
+        def any(self, flag):
+            meeting.wait()
+            return flag
+
+    encode = latents._Writer._encode
+
+    def seen(self, samples, index):
+        encoded[self.team.rank].append((samples.kind, index))
+        return encode(self, samples, index)
+
+    alone = latents.build(settings, data, generator)
+    monkeypatch.setattr(latents._Writer, "_encode", seen)
+    elsewhere = settings.model_copy(update={"paths": settings.paths.model_copy(update={"cache": str(tmp_path / "2")})})
+    with ThreadPoolExecutor(2) as pool:
+        jobs = [pool.submit(latents.build, elsewhere, data, generator, Threads(rank, 2)) for rank in range(2)]
+        together = [job.result() for job in jobs]
+    assert sorted(len(each) for each in encoded.values()) == [9, 9]
+    assert len({*encoded[0], *encoded[1]}) == 18
+    for kind, found in alone.items():
+        for other in together:
+            assert np.array_equal(found.masked, other[kind].masked)
+            assert np.array_equal(found.anchored, other[kind].anchored)
 
 
 def draw(data, generator, step):

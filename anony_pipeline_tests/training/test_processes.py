@@ -20,7 +20,9 @@ MIX = {"model__finetune__style_mix": {"DE": {"style_DE": 1.0}}}
 
 
 def settings(root, outputs, **changes):
-    own = {"paths__outputs": str(outputs), "paths__private": f"{outputs}/private", "training__batch_size": 4}
+    # Caches of their own, so that each team makes its samples and latents.
+    own = {f"paths__{name}": f"{outputs}/{name}" for name in ("private", "cache")}
+    own |= {"paths__outputs": str(outputs), "training__batch_size": 4, "training__mask_variants": 2}
     return tiny.make_config(root, **(own | changes))
 
 
