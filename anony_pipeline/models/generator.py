@@ -470,7 +470,7 @@ def load_generator(config: Config, *, device: torch.device, dtype: torch.dtype) 
         generator.unet.enable_xformers_memory_efficient_attention()
     if settings.gradient_checkpointing:
         generator.unet.enable_gradient_checkpointing()
-        # Losses on the image decode with a gradient: two crops of 512 px in fp16 keep 6 GB for it.
+        # Losses on the image decode with a gradient: two crops of 512 px in fp16 keep 6 GB for it, by count.
         if isinstance(generator.vae, AutoencoderKL):
             generator.vae.enable_gradient_checkpointing()
     return generator.eval()

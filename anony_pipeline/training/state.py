@@ -311,15 +311,13 @@ class TrainingState:
 
 
 def _make_room(path: Path, fingerprint: str) -> None:
-    """Set another configuration's checkpoint aside: nobody asked to lose it."""
-    if not (path / manifests.NAME).exists():
-        return
-    former = manifests.read(path, verify=False).get("config_fingerprint", fingerprint)
-    if former != fingerprint:
-        kept = path.with_name(f"{path.name}-{former[:8]}")
-        shutil.rmtree(kept, ignore_errors=True)  # of the same configuration and step, and older
-        path.rename(kept)
-        log.info("the checkpoint of another configuration is kept as %s", kept)
+    """Set another configuration's checkpoint aside: nobody asked to lose it. One that is damaged is replaced."""
+    for former in list_checkpoints(path.parent):
+        if former.path == path and former.config_fingerprint != fingerprint:
+            kept = path.with_name(f"{path.name}-{former.config_fingerprint[:8]}")
+            shutil.rmtree(kept, ignore_errors=True)  # of the same configuration and step, and older
+            path.rename(kept)
+            log.info("the checkpoint of another configuration is kept as %s", kept)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

@@ -223,6 +223,16 @@ def test_another_configuration_in_the_same_outputs_loses_nothing_of_the_former(t
     assert [row["step"] for row in read_metrics(again.metrics_file)] == [1, 2]
 
 
+def test_a_damaged_checkpoint_in_the_way_is_replaced_and_stops_nobody(tiny_training, config):
+    first = tiny_training(config(), mode="joint", max_steps=2)
+    manifest = first.checkpoint / manifests.NAME
+    manifest.write_text(manifest.read_text()[:40])
+    again = tiny_training(config(), mode="joint", max_steps=2)
+    assert again.resumed_from == 0
+    assert again.checkpoint == first.checkpoint
+    assert state.read_manifest(again.checkpoint)["step"] == 2
+
+
 def test_a_request_to_stop_saves_and_the_next_run_goes_on(tiny_training, config, tmp_path):
     unbroken = tiny_training(config(paths__outputs=str(tmp_path / "whole")), mode="joint", max_steps=4)
     asked = []
