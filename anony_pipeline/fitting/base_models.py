@@ -82,7 +82,8 @@ class Amounts:
         """Multiply data by a scale and steps by its root; batches shrink to what a small run can use.
 
         With a tenth of the steps, too, a reader reads nothing and a teacher draws noise: what must be learned before
-        anything shows takes steps, however little there is to learn from.
+        anything shows takes steps, however little there is to learn from. With two fifths of the teacher's width, and of its
+        and the detector's batches, neither kept the floors at a tenth: both keep all of them down to there.
         """
 
         def times(value: int, least: int) -> int:
@@ -91,7 +92,7 @@ class Amounts:
         def taken(steps: int, least: int = 2) -> int:
             return max(least, round(steps * math.sqrt(scale)))
 
-        small = min(1.0, scale * 4)
+        small, wide = min(1.0, scale * 4), min(1.0, scale * 10)
         return Amounts(
             people=times(self.people, 8),
             views=max(3, round(self.views * min(1.0, scale * 8))),
@@ -108,13 +109,13 @@ class Amounts:
             generator_plates=times(self.generator_plates, 24),
             generator_batch=max(4, round(self.generator_batch * small)),
             teacher_steps=taken(self.teacher_steps),
-            teacher_batch=max(4, round(self.teacher_batch * small)),
-            teacher_channels=tuple(max(32, round(channels * small / 32) * 32) for channels in self.teacher_channels),
+            teacher_batch=max(4, round(self.teacher_batch * wide)),
+            teacher_channels=tuple(max(32, round(channels * wide / 32) * 32) for channels in self.teacher_channels),
             taught_faces=times(self.taught_faces, 8),
             distillation_steps=taken(self.distillation_steps, 4),
-            distillation_batch=max(4, round(self.distillation_batch * small)),
+            distillation_batch=max(4, round(self.distillation_batch * wide)),
             batch=max(16, round(self.batch * small)),
-            detector_batch=max(2, round(self.detector_batch * small)),
+            detector_batch=max(2, round(self.detector_batch * wide)),
             held_out_people=max(6, round(self.held_out_people * small)),
             held_out_views=max(3, round(self.held_out_views * small)),
             held_out_plates=max(16, round(self.held_out_plates * small)),
@@ -349,6 +350,7 @@ def _make_generator(shop: Workshop, name: str) -> Facts:
         flow,
         stores,
         former=work / "begun" / generator.SHIPPED_UNET,
+        recognizer=network,
         steps=amounts.distillation_steps,
         seed=SEED,
         out=shop.output,

@@ -2,7 +2,7 @@
 
 Three forces on faces. *Follow*: of a noise and a crop the teacher has made one face, and the generator is to make that
 one (Luhman and Luhman, Knowledge Distillation in Iterative Generative Models, 2021): in the end only in what is coarse,
-for the mean of many fine details is a blur. *Match*: what is made moves to where the teacher's density grows over that
+for the mean of many fine details is a blur, and in who it is, as a recognizer has it. *Match*: what is made moves to where the teacher's density grows over that
 of what is made now (Yin et al., One-step Diffusion with Distribution Matching Distillation, 2024, equation 7). *Pass*:
 what is made is to be taken for drawn by a critic that looks through the teacher's eyes, at noisy pictures (Sauer et
 al., Fast High-Resolution Image Synthesis with Latent Adversarial Diffusion Distillation, 2024). The last two are sharp.
@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from anony_pipeline.fitting import likeness
 from anony_pipeline.fitting import teacher as teachers
 from anony_pipeline.fitting.crop_store import Batch, CropStore
 from anony_pipeline.fitting.generator import PLATE_STRENGTHS, demo_generator, warm_cosine
@@ -45,7 +46,8 @@ EMA_DECAY = 0.999
 TURNS = (Kind.FACE, Kind.FACE, Kind.FACE, Kind.PLATE)
 FINE, COARSE = (0.3, 0.0), (0.7, 0.4)
 """Weights of following pixel by pixel and in means of `POOLED` x `POOLED` pixels, at first and from `WHOLE` on."""
-KEPT = 0.3
+WHO, KEPT = 0.5, 0.3
+"""Of following in who it is, and of staying near a first step's face in a further one."""
 POOLED = 4
 MATCH, PASS = 2.0, 1.0
 BEGIN, WHOLE = 0.1, 0.3
@@ -103,9 +105,12 @@ class Student:
         steps: Over which schedules run.
         seed: Of noise and of the critic's weights.
         device: That trains.
+        recognizer: ``(N, 3, 112, 112)`` in ``[-1, 1]`` -> ``(N, D)``; frozen: who a face is.
     """
 
-    def __init__(self, teacher: FlowNet, former: Path, steps: int, seed: int, device: torch.device) -> None:
+    def __init__(
+        self, teacher: FlowNet, former: Path, steps: int, seed: int, device: torch.device, recognizer: nn.Module
+    ) -> None:
         torch.manual_seed(seed_for(seed, "distillation/weights"))
         self.steps, self.seed, self.device, self.step = steps, seed, device, 0
         self.began_with = manifests.sha256_of(former)
@@ -117,6 +122,8 @@ class Student:
         self.unet.requires_grad_(True).train()
         self.ema = copy.deepcopy(self.unet).requires_grad_(False)
         self.teacher = teacher.requires_grad_(False)
+        self.seen_by = _digest(recognizer)
+        self.recognizer = recognizer.to(device).requires_grad_(False).eval()
         self.score = copy.deepcopy(teacher).requires_grad_(True)
         self.critic = Critic(teacher.unet.config.block_out_channels).to(device)
         self.maps = self.teacher.maps
@@ -171,7 +178,11 @@ class Student:
         fine = reconstruction.masked_l1(fixed, followed, batch.masks)
         coarse = _coarse_l1(fixed, followed, batch.masks)
         of_fine, of_coarse = (first + (last - first) * self.sharpness for first, last in (FINE, COARSE))
-        return self._learn(outputs, fixed, {"fine": (of_fine, fine), "coarse": (of_coarse, coarse)}, batch)
+        randomness = torch.Generator(self.device).manual_seed(seed_for(self.seed, "distillation/who", self.step))
+        with self.half():
+            who = likeness.to_followed(fixed, followed, batch.boxes, self.recognizer, randomness)
+        weighted = {"fine": (of_fine, fine), "coarse": (of_coarse, coarse), "who": (WHO, who)}
+        return self._learn(outputs, fixed, weighted, batch)
 
     def further_step(self, batch: Batch, noise: torch.Tensor) -> dict[str, torch.Tensor]:
         """A later step of a sampler of several: it begins with what a first one made, and stays near it."""
@@ -319,7 +330,7 @@ class Student:
             decay = min(EMA_DECAY, (1 + self.step) / (10 + self.step))
             torch._foreach_lerp_(list(self.ema.parameters()), list(self.unet.parameters()), 1 - decay)
 
-    _ASKED = ("steps", "seed", "began_with", "taught_by")
+    _ASKED = ("steps", "seed", "began_with", "taught_by", "seen_by")
     _PARTS = ("unet", "ema", "score", "critic", "optimizer", "score_optimizer", "critic_optimizer")
 
     def state(self) -> dict[str, Any]:
@@ -388,6 +399,7 @@ def distill(
     stores: Mapping[Kind, CropStore],
     *,
     former: Path,
+    recognizer: nn.Module,
     steps: int,
     seed: int,
     out: Path,
@@ -400,6 +412,7 @@ def distill(
         teacher: Frozen.
         stores: Crops of each kind, on the device that trains.
         former: Weights of the generator to begin with; plates stay as it makes them.
+        recognizer: Who a face is, see `Student`.
         steps: Faces and plates take turns (`TURNS`).
         seed: Of batches and noise.
         out: Folder of ``generator_unet.safetensors`` and of a picture of held-out crops.
@@ -411,7 +424,7 @@ def distill(
     """
     begin = time.monotonic()
     store, plates = stores[Kind.FACE], stores[Kind.PLATE]
-    student = Student(teacher, former, steps, seed, store.device)
+    student = Student(teacher, former, steps, seed, store.device, recognizer)
     taught = Pairs(student, store, chunks, work)
     take_steps("the taught generator", student, steps, lambda: train_step(student, taught, plates), work / STATE)
     weights.save_half(out / SHIPPED_UNET, student.ema)

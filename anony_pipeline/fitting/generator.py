@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from anony_pipeline.config.schema import Generator as GeneratorSettings
-from anony_pipeline.fitting import augmentation
+from anony_pipeline.fitting import likeness
 from anony_pipeline.fitting.crop_store import Batch, CropStore
 from anony_pipeline.fitting.generator_crops import render_crops
 from anony_pipeline.fitting.loop import take_steps
@@ -28,7 +28,6 @@ from anony_pipeline.models import weights
 from anony_pipeline.models.demo_pipeline import build_demo_pipeline
 from anony_pipeline.models.discriminator import Discriminator
 from anony_pipeline.models.generator import LAST_TIMESTEP, SHIPPED_UNET, Generator, with_coarse_of
-from anony_pipeline.models.recognizer import BOX_CONTEXT, BOX_SHIFT, INPUT_SIZE
 from anony_pipeline.ops import images
 from anony_pipeline.runtime.progress import log
 from anony_pipeline.runtime.seeding import numpy_generator, seed_for
@@ -47,10 +46,8 @@ DISCRIMINATOR_LEARNING_RATE = 2e-4
 EMA_DECAY = 0.999
 R1_EVERY = 16
 R1_WEIGHT = 5.0
-# Share of a batch that is there twice, with other noise: the pairs that must differ (see `_likeness`).
+# Share of a batch that is there twice, with other noise: the pairs that must differ (see `likeness.to_strangers`).
 TWIN_SHARE = 0.25
-STRANGERS = 0.2
-"""Cosine up to which two faces count as two people's; the mean of strangers is 0, but hair and skin stay alike."""
 LIKENESS_OF_ALL = 0.3
 """The loss from which on it has its full weight: about that of faces which all look alike."""
 CROPS = {Kind.FACE: 27_000, Kind.PLATE: 13_000}
@@ -200,7 +197,7 @@ class _Trainer:
             yield "adversary", adversarial.generator_loss(self.discriminator(outputs, batch.masks, batch.kind))
         if mix.likeness and batch.twins:
             randomness = torch.Generator(self.device).manual_seed(seed_for(self.seed, "generator/likeness", self.step))
-            yield "likeness", _likeness(outputs, batch, self.recognizer, randomness)
+            yield "likeness", likeness.to_strangers(outputs, batch, self.recognizer, randomness)
 
     def _train_discriminator(self, fakes: torch.Tensor, batch: Batch) -> dict[str, torch.Tensor]:
         penalize = self.step % R1_EVERY < len(TURNS)  # every kind has its turn, so all are penalized
@@ -277,7 +274,7 @@ def fit_generator(
         out: Folder of ``generator_unet.safetensors`` and of a picture of validation crops before and after.
         work: Folder of rendered crops and training state, from which a run of the same steps, seed and beginning goes
             on; can be removed when all is done.
-        recognizer: ``(N, 3, 112, 112)`` in ``[-1, 1]`` -> ``(N, D)``: who must not be seen in faces, see `_likeness`;
+        recognizer: ``(N, 3, 112, 112)`` in ``[-1, 1]`` -> ``(N, D)``: who must not be seen in faces, see `likeness.to_strangers`;
             on the device that trains.
         batch_size: Crops a step.
         crops: How many of each kind are rendered; a face's is about 50 kB, a plate's 75 kB.
@@ -351,39 +348,6 @@ def _validate(trainer: _Trainer, stores: Mapping[Kind, CropStore], preview: Path
 
 def _sheet(rows: list[list[np.ndarray]]) -> np.ndarray:
     return np.concatenate([np.concatenate(row, axis=1) for row in rows])
-
-
-def _likeness(outputs: torch.Tensor, batch: Batch, recognizer: nn.Module, randomness: torch.Generator) -> torch.Tensor:
-    """Punish faces in which a recognizer finds the original's person, or in two of one crop the same person.
-
-    Ignoring its noise, a generator draws one face for all. Pixels that differ, as Mao et al., Mode Seeking Generative
-    Adversarial Networks, 2019, ask for, don't make different people. The recognizer sees each face a little moved and
-    coarsened, so that no pattern that only it sees will do.
-    """
-    count = batch.twins
-    shown = torch.cat([batch.images[:count], outputs[:count], outputs[-count:]])
-    boxes = torch.cat([batch.boxes[:count], batch.boxes[:count], batch.boxes[-count:]])
-    size = (INPUT_SIZE, INPUT_SIZE)
-    matrices = augmentation.jitter(_by_box(boxes), size, randomness, scale=0.1, turn=0.1, shift=0.05)
-    # In random order, because `coarsen` treats neighbors alike.
-    order = torch.randperm(3 * count, generator=randomness, device=shown.device)
-    crops, _ = augmentation.coarsen(augmentation.warp(shown, matrices, size)[order], randomness, lowest=0.4)
-    vectors = F.normalize(recognizer(crops).float())[order.argsort()]
-    original, first, second = vectors.chunk(3)
-    pairs = torch.stack([(first * second).sum(1), (original * first).sum(1), (original * second).sum(1)])
-    return F.relu(pairs - STRANGERS).mean()
-
-
-def _by_box(boxes: torch.Tensor) -> torch.Tensor:
-    """The ``(N, 2, 3)`` matrices of `models.recognizer.alignment` by ``(N, 4)`` boxes."""
-    edge = (boxes[:, 2:] - boxes[:, :2]).amax(dim=1) * BOX_CONTEXT
-    corner = (boxes[:, :2] + boxes[:, 2:] - edge[:, None]) / 2
-    corner[:, 1] += BOX_SHIFT * edge
-    scale = INPUT_SIZE / edge
-    matrices = boxes.new_zeros(len(boxes), 2, 3)
-    matrices[:, 0, 0] = matrices[:, 1, 1] = scale
-    matrices[:, :, 2] = -corner * scale[:, None]
-    return matrices
 
 
 def warm_cosine(step: int, steps: int, highest: float) -> float:

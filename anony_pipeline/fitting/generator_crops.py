@@ -35,6 +35,9 @@ FIRST_PERSON = 5_000_000
 FACE_CONTEXT = (1.8, 2.2)
 PLATE_CONTEXT = (1.35, 1.65)
 """About the defaults of ``face_context`` and ``plate_context``."""
+FACES_FARTHER_AWAY = 0.4
+FACE_SCALES = (0.15, 0.7)
+"""Of the picture that a crop is cut from, for as many of the faces: faces of about 10 to 50 px."""
 PLATE_SCALES = (0.15, 1.3)
 """Of the photograph that a plate's crop is cut from: plates of about 20 to 160 px width."""
 INDEX = "crops.json"
@@ -82,13 +85,16 @@ def render_crops(folder: Path, *, count: Mapping[Kind, int], seed: int) -> Crops
     return Crops(*(np.load(folder / f"{name}.npy", mmap_mode="r") for name in names))
 
 
-def face_crop(seed: int, index: int, person_seed: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+def face_crop(
+    seed: int, index: int, person_seed: int | None = None, *, scale: float = 1.0
+) -> tuple[np.ndarray, np.ndarray]:
     """Render one face as the generator meets it.
 
     Args:
         seed: Of everything.
         index: The crop's number.
         person_seed: Who it is; None draws one of the people that the base model is trained on.
+        scale: Of the picture that it is cut from: below 1 it is soft, as a face that is small in its image.
 
     Returns:
         The crop, ``(128, 128, 3)`` uint8, and the face's box ``(4,)`` in pixels of the crop.
@@ -97,7 +103,24 @@ def face_crop(seed: int, index: int, person_seed: int | None = None) -> tuple[np
     drawn_seed = FIRST_PERSON + int(rng.integers(1_000_000))
     person = people.sample_person(drawn_seed if person_seed is None else person_seed)
     drawn = people.render_face_crop(person, rng, size=FACE_DRAWN_PX, family="base")
-    return _framed(drawn.image, drawn.box_xyxy.astype(np.float64), FACE_HW, rng)
+    image, box = drawn.image, drawn.box_xyxy.astype(np.float64)
+    if scale < 1:
+        edge = round(FACE_DRAWN_PX * scale)
+        image, box = _farther_away(image, edge, rng), box * edge / FACE_DRAWN_PX
+    return _framed(image, box, FACE_HW, rng)
+
+
+def _scale_of(seed: int, index: int) -> float:
+    """How far away the face of a crop is."""
+    rng = numpy_generator(seed, "generator/face scale", index)
+    return float(np.exp(rng.uniform(*np.log(FACE_SCALES)))) if rng.random() < FACES_FARTHER_AWAY else 1.0
+
+
+def _farther_away(image: np.ndarray, edge: int, rng: np.random.Generator) -> np.ndarray:
+    """The same in fewer pixels, with the lens's blur and the sensor's noise of a picture that has no more of them."""
+    small = cv2.resize(image, (edge, edge), interpolation=cv2.INTER_AREA).astype(np.float32)
+    small = cv2.GaussianBlur(small, (0, 0), rng.uniform(0.2, 0.8)) + rng.normal(0, rng.uniform(0, 4), small.shape)
+    return np.clip(np.rint(small), 0, 255).astype(np.uint8)
 
 
 def plate_crop(seed: int, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -161,7 +184,10 @@ def _render_chunk(chunk: Chunk) -> tuple[np.ndarray, ...]:
     kind, seed, start, end = chunk
     cv2.setNumThreads(1)
     rows: Iterable[tuple[np.ndarray, ...]]
-    rows = [face_crop(seed, i) if kind is Kind.FACE else plate_crop(seed, i) for i in range(start, end)]
+    rows = [
+        face_crop(seed, i, scale=_scale_of(seed, i)) if kind is Kind.FACE else plate_crop(seed, i)
+        for i in range(start, end)
+    ]
     return tuple(np.stack(column) for column in zip(*rows, strict=True))
 
 

@@ -78,7 +78,7 @@ BOUNDS = (
     Bound("generator", "plate_l1_to_former", most=0.05),
     # An untrained generator is nearer to real faces and plates than inpainting is: 1 would be no bound.
     Bound(CHAIN, "kid_of_faces_over_inpainting", most=0.3),
-    Bound(CHAIN, "kid_of_plates_over_inpainting", most=0.1),
+    Bound(CHAIN, "kid_of_plates_over_inpainting", most=0.03),
     Bound(CHAIN, "faces_found", least=0.75),
     Bound(CHAIN, "people_recognized", most=0.5),
     Bound(CHAIN, "plates_read_alike", least=0.1),

@@ -11,6 +11,7 @@ from anony_pipeline.losses import reconstruction
 from anony_pipeline.models import weights
 from anony_pipeline.models.demo_pipeline import build_demo_unet
 from anony_pipeline.models.generator import SHIPPED_UNET
+from anony_pipeline.models.recognizer import ArcFaceNet
 from anony_pipeline.structures.regions import Kind
 from anony_pipeline_tests.fitting.test_teacher import GaussianFlow
 
@@ -35,7 +36,7 @@ def former(tmp_path_factory):
 @pytest.fixture
 def student(former):
     torch.manual_seed(0)
-    return distillation.Student(FlowNet(TINY), former, steps=8, seed=0, device=CPU)
+    return distillation.Student(FlowNet(TINY), former, steps=8, seed=0, device=CPU, recognizer=ArcFaceNet())
 
 
 def test_matching_moves_what_is_made_to_where_the_teacher_makes_more(student, stores):
@@ -122,9 +123,36 @@ def test_every_weight_learns_to_follow_and_the_teacher_stays(student, stores, tm
     assert learned[3].keys() == learned[7].keys() == {"plates"}
     faces = [losses.get("faces") or losses["further"] for losses in learned if "plates" not in losses]
     assert "match" not in faces[0]
+    assert all(("who" in losses) != ("kept" in losses) for losses in faces)
+    assert any("who" in losses for losses in faces)
     assert all({"match", "pass", "critic", "score"} <= set(losses) for losses in faces[-3:])
     assert all(not torch.equal(value, before[name]) for name, value in student.unet.named_parameters())
     assert all(torch.equal(*both) for both in zip(taught, student.teacher.parameters(), strict=True))
+
+
+def test_who_a_face_is_follows_the_teacher(student, stores, tmp_path, monkeypatch):
+    """Of one batch, shown again and again to a student that is asked for nothing else, what is asked for comes."""
+    monkeypatch.setattr(distillation, "FINE", (0.0, 0.0))
+    monkeypatch.setattr(distillation, "COARSE", (0.0, 0.0))
+    monkeypatch.setattr(distillation, "BEGIN", 2.0)
+    monkeypatch.setattr(distillation, "WHOLE", 3.0)
+    batch, noise, followed = distillation.Pairs(student, stores[Kind.FACE], (1, 4), tmp_path)[0]
+    student.steps = 1000
+    off = []
+    for student.step in [7] * 6:  # the same place and coarseness of what the recognizer sees
+        off.append(student.face_step(batch, noise, followed)["who"].item())
+    assert off[-1] < 0.7 * off[0]
+
+
+def test_another_recognizers_training_is_not_gone_on_from(student, former):
+    torch.manual_seed(1)
+    other = distillation.Student(student.teacher, former, steps=8, seed=0, device=CPU, recognizer=ArcFaceNet())
+    state = student.state()
+    state["step"] = 3
+    other.resume(state)
+    assert other.step == 0
+    student.resume(state)
+    assert student.step == 3
 
 
 def test_plates_begin_as_the_former_generator_makes_them_and_are_held_there(student, stores):
@@ -159,6 +187,7 @@ def test_a_stopped_run_resumes_to_the_same_weights_bit_for_bit(stores, former, t
             FlowNet(TINY),
             stores,
             former=former,
+            recognizer=ArcFaceNet(),
             steps=5,
             seed=0,
             out=work,

@@ -1,5 +1,6 @@
 import json
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -8,12 +9,20 @@ from safetensors.torch import load_file
 from anony_pipeline.config.schema import Generator as GeneratorSettings
 from anony_pipeline.fitting import crop_store, generator_crops, loop
 from anony_pipeline.fitting import generator as fitting
-from anony_pipeline.fitting.generator_crops import FIRST_PERSON, face_crop, plate_crop, render_crops
+from anony_pipeline.fitting.generator_crops import (
+    FIRST_PERSON,
+    _render_chunk,
+    _scale_of,
+    face_crop,
+    plate_crop,
+    render_crops,
+)
 from anony_pipeline.models.demo_pipeline import build_demo_unet
-from anony_pipeline.models.recognizer import ArcFaceNet, alignment, load_recognizer_twin
+from anony_pipeline.models.recognizer import ArcFaceNet, load_recognizer_twin
 from anony_pipeline.ops.masks import region_mask
 from anony_pipeline.storage.manifests import sha256_of
 from anony_pipeline.structures.regions import Kind, Region
+from anony_pipeline.targets.faces import warp_onto
 
 COUNT = {Kind.FACE: 8, Kind.PLATE: 4}
 
@@ -45,6 +54,33 @@ def test_crops_are_a_function_of_seed_and_index():
     assert all(np.array_equal(a, b) for a, b in zip(face_crop(3, 7), face_crop(3, 7), strict=True))
     assert all(np.array_equal(a, b) for a, b in zip(plate_crop(3, 7), plate_crop(3, 7), strict=True))
     assert not np.array_equal(face_crop(3, 7)[0], face_crop(3, 8)[0])
+
+
+def test_a_face_farther_away_is_the_same_one_in_fewer_pixels():
+    def detail(picture):
+        return np.abs(cv2.Laplacian(picture.astype(np.float32), cv2.CV_32F)).mean()
+
+    for number in range(3):
+        near, near_box = face_crop(0, number)
+        far, far_box = face_crop(0, number, scale=0.2)
+        assert far.shape == near.shape
+        assert detail(far) < 0.5 * detail(near)
+        # Detectors miss the true box otherwise each time: the faces are laid over each other before they are compared.
+        moved = warp_onto(near, Region(Kind.FACE, tuple(near_box.tolist())), Region(Kind.FACE, tuple(far_box.tolist())))
+        inside = tuple(slice(int(low), int(high)) for low, high in zip(far_box[1::-1], far_box[:1:-1], strict=True))
+        smooth = cv2.GaussianBlur(moved, (0, 0), 3)
+        assert np.corrcoef(smooth[inside].ravel(), far[inside].ravel())[0, 1] > 0.9
+
+
+def test_some_of_the_crops_to_learn_from_are_soft():
+    scales = [_scale_of(0, number) for number in range(1000)]
+    soft = [scale for scale in scales if scale < 1]
+    assert 0.35 < len(soft) / len(scales) < 0.45
+    assert 0.15 <= min(soft) < 0.17
+    assert 0.65 < max(soft) <= 0.7
+    number = next(n for n, scale in enumerate(scales) if scale < 1)
+    drawn, _ = _render_chunk((Kind.FACE, 0, number, number + 1))
+    assert np.array_equal(drawn[0], face_crop(0, number, scale=scales[number])[0])
 
 
 def test_regions_take_the_share_of_their_crop_that_they_take_in_use():
@@ -145,37 +181,6 @@ def test_boxes_follow_a_flip(work):
         middle = torch.tensor([(columns.min() + columns.max()) / 2, (rows.min() + rows.max()) / 2])
         # A mask is the box, grown by up to 1.4 and shifted by a few percent.
         assert ((box[:2] + box[2:]) / 2 - middle).abs().max() < 0.1 * (box[2:] - box[:2]).max() + 1
-
-
-def test_likeness_is_what_the_recognizer_finds_in_twins_and_their_original():
-    """Of a recognizer that tells colors alone: same color, same person."""
-    colors = torch.tensor([[1.0, -1, -1], [-1, 1, -1], [-1, -1, 1], [1, 1, -1]])
-
-    class ByColor(torch.nn.Module):
-        def forward(self, crops):
-            return crops.mean(dim=(2, 3))
-
-    def likeness(original, first, second):
-        pictures = [colors[i].view(1, 3, 1, 1).expand(1, 3, 64, 64) for i in (original, first, second)]
-        box = torch.tensor([[16.0, 16, 48, 48]])
-        batch = crop_store.Batch(
-            Kind.FACE, torch.cat([pictures[0]] * 2), torch.ones(2, 1, 64, 64), box.repeat(2, 1), None, 1
-        )
-        outputs = torch.cat(pictures[1:])
-        return fitting._likeness(outputs, batch, ByColor(), torch.Generator().manual_seed(0)).item()
-
-    # One pair of three alike costs a third of 1 - STRANGERS; different colors have cosines of -1/3 and below.
-    one_pair = (1 - fitting.STRANGERS) / 3
-    assert likeness(0, 1, 2) == 0
-    assert likeness(0, 1, 1) == pytest.approx(one_pair, abs=1e-4)
-    assert likeness(0, 0, 1) == pytest.approx(one_pair, abs=1e-4)
-    assert likeness(0, 0, 0) == pytest.approx(3 * one_pair, abs=1e-4)
-
-
-def test_faces_are_cut_by_the_box_as_the_judge_cuts_them():
-    boxes = torch.tensor([[20.3, 11.0, 60.8, 50.2], [5.0, 2.0, 25.0, 60.0]])
-    expected = np.stack([alignment(Region(Kind.FACE, tuple(box))) for box in boxes.tolist()])
-    np.testing.assert_allclose(fitting._by_box(boxes).numpy(), expected, rtol=1e-5, atol=1e-4)
 
 
 def test_every_weight_learns_in_both_phases(work):
