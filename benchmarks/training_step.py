@@ -47,10 +47,11 @@ def prepared(root: Path, device: torch.device):
     records = faces.make_face_targets(config, coco, recognizer=tiny.ColorRecognizer()).records
     records += plates.make_plate_targets(config, coco, ["FR"])["FR"].records
     data = cache.build(config, coco, records)
-    state = TrainingState.fresh(config, "joint", tiny.make_networks(config))
+    networks = tiny.make_networks(config)
+    for network in (networks.generator, networks.discriminator, networks.detector):
+        network.to(device)  # before the state, which copies what it averages
+    state = TrainingState.fresh(config, "joint", networks)
     critics = tiny.make_critics(config)
-    for network in (state.networks.generator, state.networks.discriminator, state.networks.detector):
-        network.to(device)
     for critic in (critics.recognizer, critics.reader, critics.detector):
         critic.to(device)
     return config, data, state, Objective(critics, state.networks.discriminator, config.loss, margin=0.0)

@@ -1,0 +1,14 @@
+import torch
+
+from benchmarks import training_step
+
+
+def test_all_that_learns_is_on_the_device_that_is_measured(tmp_path):
+    """The device of shapes alone stands for a GPU: what is copied too early stays behind on the CPU."""
+    device = torch.device("meta")
+    _, _, state, objective = training_step.prepared(tmp_path, device)
+    networks, critics = state.networks, objective.critics
+    everywhere = {value.device for value in state.ema.values()}
+    for network in (networks.discriminator, networks.detector, critics.recognizer, critics.reader, critics.detector):
+        everywhere |= {value.device for value in network.parameters()}
+    assert everywhere == {device}
