@@ -82,8 +82,8 @@ class Amounts:
         """Multiply data by a scale and steps by its root; batches shrink to what a small run can use.
 
         With a tenth of the steps, too, a reader reads nothing and a teacher draws noise: what must be learned before
-        anything shows takes steps, however little there is to learn from. With two fifths of the teacher's width, and of its
-        and the detector's batches, neither kept the floors at a tenth: both keep all of them down to there.
+        anything shows takes steps, however little there is to learn from. With two fifths of the teacher's width, and
+        of its and the detector's batches, neither kept its floors at a tenth: down to there both keep all.
         """
 
         def times(value: int, least: int) -> int:
@@ -347,10 +347,9 @@ def _make_generator(shop: Workshop, name: str) -> Facts:
         channels=amounts.teacher_channels,
     )
     facts = distillation.distill(
-        flow,
+        distillation.Guides(flow, network),
         stores,
         former=work / "begun" / generator.SHIPPED_UNET,
-        recognizer=network,
         steps=amounts.distillation_steps,
         seed=SEED,
         out=shop.output,

@@ -2,11 +2,11 @@
 
 Three forces on faces. *Follow*: of a noise and a crop the teacher has made one face, and the generator is to make that
 one (Luhman and Luhman, Knowledge Distillation in Iterative Generative Models, 2021): in the end only in what is coarse,
-for the mean of many fine details is a blur, and in who it is, as a recognizer has it. *Match*: what is made moves to where the teacher's density grows over that
-of what is made now (Yin et al., One-step Diffusion with Distribution Matching Distillation, 2024, equation 7). *Pass*:
-what is made is to be taken for drawn by a critic that looks through the teacher's eyes, at noisy pictures (Sauer et
-al., Fast High-Resolution Image Synthesis with Latent Adversarial Diffusion Distillation, 2024). The last two are sharp.
-Plates stay what the generator made of them before.
+for the mean of many fine details is a blur, and in who it is, as a recognizer has it. *Match*: what is made moves to
+where the teacher's density grows over that of what is made now (Yin et al., One-step Diffusion with Distribution
+Matching Distillation, 2024, equation 7). *Pass*: what is made is to be taken for drawn by a critic that looks through
+the teacher's eyes, at noisy pictures (Sauer et al., Fast High-Resolution Image Synthesis with Latent Adversarial
+Diffusion Distillation, 2024). The last two are sharp. Plates stay what the generator made of them before.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -96,25 +96,35 @@ class Critic(nn.Module):
         ]
 
 
+class Guides(NamedTuple):
+    """Frozen networks that the generator learns from.
+
+    Attributes:
+        teacher: Makes a face of every noise.
+        recognizer: ``(N, 3, 112, 112)`` in ``[-1, 1]`` -> ``(N, D)``: who a face is.
+    """
+
+    teacher: FlowNet
+    recognizer: nn.Module
+
+
 class Student:
     """All that learns, and one step of it.
 
     Args:
-        teacher: Frozen.
+        guides: On the device that trains.
         former: Weights that the generator begins with, and that plates are held to.
         steps: Over which schedules run.
         seed: Of noise and of the critic's weights.
         device: That trains.
-        recognizer: ``(N, 3, 112, 112)`` in ``[-1, 1]`` -> ``(N, D)``; frozen: who a face is.
     """
 
-    def __init__(
-        self, teacher: FlowNet, former: Path, steps: int, seed: int, device: torch.device, recognizer: nn.Module
-    ) -> None:
+    def __init__(self, guides: Guides, former: Path, steps: int, seed: int, device: torch.device) -> None:
         torch.manual_seed(seed_for(seed, "distillation/weights"))
         self.steps, self.seed, self.device, self.step = steps, seed, device, 0
         self.began_with = manifests.sha256_of(former)
-        self.taught_by = _digest(teacher)
+        teacher, recognizer = guides
+        self.taught_by, self.seen_by = _digest(teacher), _digest(recognizer)
         self.generator = demo_generator().to(device)
         weights.load_into(self.generator.unet, weights.load_safetensors(former), former)
         self.unet = self.generator.unet
@@ -122,8 +132,7 @@ class Student:
         self.unet.requires_grad_(True).train()
         self.ema = copy.deepcopy(self.unet).requires_grad_(False)
         self.teacher = teacher.requires_grad_(False)
-        self.seen_by = _digest(recognizer)
-        self.recognizer = recognizer.to(device).requires_grad_(False).eval()
+        self.recognizer = recognizer.requires_grad_(False).eval()
         self.score = copy.deepcopy(teacher).requires_grad_(True)
         self.critic = Critic(teacher.unet.config.block_out_channels).to(device)
         self.maps = self.teacher.maps
@@ -395,11 +404,10 @@ class Pairs:
 
 
 def distill(
-    teacher: FlowNet,
+    guides: Guides,
     stores: Mapping[Kind, CropStore],
     *,
     former: Path,
-    recognizer: nn.Module,
     steps: int,
     seed: int,
     out: Path,
@@ -409,10 +417,9 @@ def distill(
     """Teach the base generator and write its moving average as fp16 safetensors; a broken run goes on.
 
     Args:
-        teacher: Frozen.
+        guides: Frozen; on the device that trains.
         stores: Crops of each kind, on the device that trains.
         former: Weights of the generator to begin with; plates stay as it makes them.
-        recognizer: Who a face is, see `Student`.
         steps: Faces and plates take turns (`TURNS`).
         seed: Of batches and noise.
         out: Folder of ``generator_unet.safetensors`` and of a picture of held-out crops.
@@ -424,7 +431,7 @@ def distill(
     """
     begin = time.monotonic()
     store, plates = stores[Kind.FACE], stores[Kind.PLATE]
-    student = Student(teacher, former, steps, seed, store.device, recognizer)
+    student = Student(guides, former, steps, seed, store.device)
     taught = Pairs(student, store, chunks, work)
     take_steps("the taught generator", student, steps, lambda: train_step(student, taught, plates), work / STATE)
     weights.save_half(out / SHIPPED_UNET, student.ema)
@@ -432,7 +439,7 @@ def distill(
         "distillation_steps": steps,
         "distillation_seconds_of_last_slice": round(time.monotonic() - begin, 1),
         "distillation_batch_size": taught.chunk,
-        "teacher_parameters": sum(p.numel() for p in teacher.parameters()),
+        "teacher_parameters": sum(p.numel() for p in guides.teacher.parameters()),
         "pairs": taught.chunks * taught.chunk,
         "began_with_sha256": student.began_with,
         **validate(student, taught, plates, out / PREVIEW),

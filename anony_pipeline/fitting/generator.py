@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from anony_pipeline.config.schema import Generator as GeneratorSettings
@@ -274,8 +273,8 @@ def fit_generator(
         out: Folder of ``generator_unet.safetensors`` and of a picture of validation crops before and after.
         work: Folder of rendered crops and training state, from which a run of the same steps, seed and beginning goes
             on; can be removed when all is done.
-        recognizer: ``(N, 3, 112, 112)`` in ``[-1, 1]`` -> ``(N, D)``: who must not be seen in faces, see `likeness.to_strangers`;
-            on the device that trains.
+        recognizer: ``(N, 3, 112, 112)`` in ``[-1, 1]`` -> ``(N, D)``: who must not be seen in faces, see
+            `likeness.to_strangers`; on the device that trains.
         batch_size: Crops a step.
         crops: How many of each kind are rendered; a face's is about 50 kB, a plate's 75 kB.
         former: Weights of a former training to begin with in place of random ones.

@@ -36,7 +36,7 @@ def former(tmp_path_factory):
 @pytest.fixture
 def student(former):
     torch.manual_seed(0)
-    return distillation.Student(FlowNet(TINY), former, steps=8, seed=0, device=CPU, recognizer=ArcFaceNet())
+    return distillation.Student(distillation.Guides(FlowNet(TINY), ArcFaceNet()), former, steps=8, seed=0, device=CPU)
 
 
 def test_matching_moves_what_is_made_to_where_the_teacher_makes_more(student, stores):
@@ -146,7 +146,8 @@ def test_who_a_face_is_follows_the_teacher(student, stores, tmp_path, monkeypatc
 
 def test_another_recognizers_training_is_not_gone_on_from(student, former):
     torch.manual_seed(1)
-    other = distillation.Student(student.teacher, former, steps=8, seed=0, device=CPU, recognizer=ArcFaceNet())
+    guides = distillation.Guides(student.teacher, ArcFaceNet())
+    other = distillation.Student(guides, former, steps=8, seed=0, device=CPU)
     state = student.state()
     state["step"] = 3
     other.resume(state)
@@ -184,10 +185,9 @@ def test_a_stopped_run_resumes_to_the_same_weights_bit_for_bit(stores, former, t
         torch.manual_seed(0)
         work = tmp_path / name
         return distillation.distill(
-            FlowNet(TINY),
+            distillation.Guides(FlowNet(TINY), ArcFaceNet()),
             stores,
             former=former,
-            recognizer=ArcFaceNet(),
             steps=5,
             seed=0,
             out=work,
