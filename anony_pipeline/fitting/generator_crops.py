@@ -70,11 +70,12 @@ def render_crops(folder: Path, *, count: Mapping[Kind, int], seed: int) -> Crops
     """Render crops once into a folder, in parallel, and map them.
 
     Args:
-        folder: Where the arrays go; if it holds those of the same counts and seed, they are used.
+        folder: Where the arrays go; if it holds those of the same counts, seed and distances, they are used.
         count: How many crops of each kind.
         seed: Same seed, same crops, whatever the number of processes.
     """
-    wanted = {**{kind.value: count[kind] for kind in Kind}, "seed": seed}
+    farther = [FACES_FARTHER_AWAY, *FACE_SCALES]
+    wanted = {**{kind.value: count[kind] for kind in Kind}, "seed": seed, "farther_away": farther}
     if not (folder / INDEX).exists() or json.loads((folder / INDEX).read_text()) != wanted:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / INDEX).unlink(missing_ok=True)

@@ -128,7 +128,17 @@ def test_rendered_crops_are_used_again(work):
     assert (work / "crops" / "faces.npy").stat().st_mtime_ns == before
     assert crops.faces.shape == (8, 128, 128, 3)
     assert crops.plates.shape == crops.anchors.shape == (4, 64, 192, 3)
-    assert json.loads((work / "crops" / "crops.json").read_text()) == {"face": 8, "license_plate": 4, "seed": 0}
+    known = json.loads((work / "crops" / "crops.json").read_text())
+    assert known == {"face": 8, "license_plate": 4, "seed": 0, "farther_away": [0.4, 0.15, 0.7]}
+
+
+def test_crops_of_other_distances_are_rendered_anew(tmp_path, monkeypatch):
+    def far():
+        return render_crops(tmp_path, count={Kind.FACE: 4, Kind.PLATE: 1}, seed=0).faces.copy()
+
+    near = far()
+    monkeypatch.setattr(generator_crops, "FACES_FARTHER_AWAY", 1.0)
+    assert not np.array_equal(far(), near)
 
 
 def test_masks_equal_those_of_use():
