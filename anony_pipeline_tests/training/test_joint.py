@@ -254,6 +254,11 @@ def test_small_crops_are_filled_at_half_of_their_size_and_learned_with_the_other
     assert batches.small_of(generator, batch) == [False, True, False, True]
     seen = []
     generator.unet.register_forward_pre_hook(lambda _, given: seen.append(tuple(given[0].shape)))
+    made, _ = one_by_one(state, batch, objective)
+    # Where what is made equals its target up to rounding, the sign of L1's gradient is a matter of the processor.
+    near = (made - batch.targets).abs() < 1e-3
+    batch = dataclasses.replace(batch, targets=torch.where(near, made + 0.01, batch.targets))
+    seen.clear()
     made, wanted = one_by_one(state, batch, objective)
     assert [shape[-2:] for shape in seen] == [(32, 32), (16, 16), (32, 32), (16, 16)]
     seen.clear()
