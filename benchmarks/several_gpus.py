@@ -74,26 +74,32 @@ PARTS = ("curves", "memory", "rates", "double")
 # --- models of real size with random weights --------------------------------------------------------------------------
 
 
+def sdxl_unet(size: str) -> UNet2DConditionModel:
+    """SDXL inpainting's UNet."""
+    channels, heads, depth, texts, _ = SDXL[size]
+    return UNet2DConditionModel(
+        sample_size=128,
+        in_channels=9,
+        out_channels=4,
+        block_out_channels=channels,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        transformer_layers_per_block=depth,
+        attention_head_dim=heads,
+        use_linear_projection=True,
+        cross_attention_dim=sum(texts),
+        addition_embed_type="text_time",
+        addition_time_embed_dim=256,
+        projection_class_embeddings_input_dim=6 * 256 + texts[1],
+    )
+
+
 def build_sdxl(size: str, device: torch.device, dtype: torch.dtype) -> StableDiffusionXLInpaintPipeline:
     """SDXL inpainting's UNet and autoencoder, made on the device; of the text encoders the widths, and one layer."""
-    channels, heads, depth, texts, vae_channels = SDXL[size]
+    *_, texts, vae_channels = SDXL[size]
     tokenizer = build_demo_pipeline().tokenizer
     with torch.device("meta"):
-        unet = UNet2DConditionModel(
-            sample_size=128,
-            in_channels=9,
-            out_channels=4,
-            block_out_channels=channels,
-            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-            up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-            transformer_layers_per_block=depth,
-            attention_head_dim=heads,
-            use_linear_projection=True,
-            cross_attention_dim=sum(texts),
-            addition_embed_type="text_time",
-            addition_time_embed_dim=256,
-            projection_class_embeddings_input_dim=6 * 256 + texts[1],
-        )
+        unet = sdxl_unet(size)
         vae = AutoencoderKL(
             block_out_channels=vae_channels,
             down_block_types=("DownEncoderBlock2D",) * 4,

@@ -108,20 +108,20 @@ class Filler:
         windows = [self.window(task.region) for task in tasks]
         originals = [crops.cut(task.image_rgb, w, size_hw) for task, w in zip(tasks, windows, strict=True)]
         holes = [_mask(task.neighbors, w, size_hw, kind) for task, w in zip(tasks, windows, strict=True)]
-        anchors = None
+        anchors, device = None, self.generator.device
         if kind is Kind.PLATE:
-            anchors = images.to_tensor([self._anchor(task, w) for task, w in zip(tasks, windows, strict=True)])
+            drawn = [self._anchor(task, w) for task, w in zip(tasks, windows, strict=True)]
+            anchors = images.to_tensor(drawn, device=device)
         shape = self.generator.noise_shape(1, size_hw)
         # Each region has noise of its own: what is in a batch beside it changes nothing.
         noise = torch.cat([torch.randn(shape, generator=torch_generator(task.seed)) for task in tasks])
-        device = self.generator.device
         with torch.inference_mode():
             filled = self.generator.fill(
-                images.to_tensor(originals).to(device),
+                images.to_tensor(originals, device=device),
                 torch.from_numpy(np.stack(holes))[:, None].to(device),
                 kind,
                 noise=noise,
-                anchors=None if anchors is None else anchors.to(device),
+                anchors=anchors,
                 styles=[task.style for task in tasks],
                 small=[self.generator.is_small(window, size_hw) for window in windows],
             )

@@ -413,7 +413,7 @@ def detect(
     views = [(number, *view) for number, image in enumerate(images_rgb) for view in _views(image)]
     found: list[list[np.ndarray]] = [[] for _ in images_rgb]
     for batch in _batches(views):
-        pixels = [images.to_tensor([view], "0..1")[0].to(_device_of(detector)) for _, view, _, _ in batch]
+        pixels = [images.to_tensor([view], "0..1", _device_of(detector))[0] for _, view, _, _ in batch]
         results = detector(pixels)
         for (number, view, offset_xy, scale), result in zip(batch, results, strict=True):
             columns = [result["boxes"], result["scores"][:, None], result["labels"][:, None]]

@@ -91,7 +91,7 @@ class AttributeFeatures:
         parts = [np.zeros((0, FEATURES), np.float32)]
         for start in range(0, len(crops_rgb), BATCH):
             resized = [images.resize(crop, (INPUT_SIZE, INPUT_SIZE)) for crop in crops_rgb[start : start + BATCH]]
-            parts.append(self._network.features(images.to_tensor(resized).to(self._device)).float().cpu().numpy())
+            parts.append(self._network.features(images.to_tensor(resized, device=self._device)).float().cpu().numpy())
         return np.concatenate(parts)
 
 

@@ -313,8 +313,8 @@ class TorchReader:
         """See `Reader.read`. At most `BATCH` crops are computed at once."""
         readings: list[Reading] = []
         for start in range(0, len(plates_rgb), BATCH):
-            batch = images.to_tensor([images.resize(plate, INPUT_HW) for plate in plates_rgb[start : start + BATCH]])
-            readings += decode_places(self._network(batch.to(self._device)))
+            resized = [images.resize(plate, INPUT_HW) for plate in plates_rgb[start : start + BATCH]]
+            readings += decode_places(self._network(images.to_tensor(resized, device=self._device)))
         return readings
 
 
@@ -465,7 +465,7 @@ def load_reader_twin(
     """
     if which == "shipped":
         path = weights.shipped("reader.safetensors")
-        return _frozen(ReaderTwin(weights.load_into(PlateNet(), weights.load_safetensors(path), path)).to(device))
+        return frozen(ReaderTwin(weights.load_into(PlateNet(), weights.load_safetensors(path), path)).to(device))
     from easyocr.config import recognition_models  # noqa: PLC0415 - EasyOCR takes seconds to import
     from easyocr.model.vgg_model import Model  # noqa: PLC0415
 
@@ -473,10 +473,10 @@ def load_reader_twin(
     file = _english_file(which, weights_dir, offline=offline)
     state = {name.removeprefix("module."): value for name, value in _tensors(file).items()}
     network = weights.load_into(Model(1, 256, 256, 1 + len(characters)), state, file)
-    return _frozen(EnglishTwin(network, characters).to(device))
+    return frozen(EnglishTwin(network, characters).to(device))
 
 
-def _frozen(twin: nn.Module) -> nn.Module:
+def frozen(twin: nn.Module) -> nn.Module:
     """Put a twin into evaluation mode, but for its recurrent layers.
 
     cuDNN gives them a gradient in training mode alone; without dropout they compute the same in both.

@@ -359,7 +359,7 @@ class TorchRecognizer:
         """See `Recognizer.embed`. At most `BATCH` crops are computed at once."""
         parts = [np.zeros((0, EMBEDDING), np.float32)]
         for start in range(0, len(crops_rgb), BATCH):
-            pixels = images.to_tensor(list(crops_rgb[start : start + BATCH])).to(self._device)
+            pixels = images.to_tensor(crops_rgb[start : start + BATCH], device=self._device)
             parts.append(self._twin(pixels).cpu().numpy())
         return np.concatenate(parts)
 

@@ -181,7 +181,7 @@ def assemble(
     chosen = list(indices)
 
     def tensor(array: np.ndarray) -> torch.Tensor:
-        return images.to_tensor([array[index] for index in chosen]).to(device)
+        return images.to_tensor([array[index] for index in chosen], device=device)
 
     return Batch(
         kind=samples.kind,
@@ -190,7 +190,7 @@ def assemble(
         originals=tensor(samples.originals),
         targets=tensor(samples.targets),
         anchors=None if samples.anchors is None else tensor(samples.anchors),
-        masks=torch.from_numpy(holes.astype(np.float32))[:, None].to(device),
+        masks=torch.from_numpy(holes)[:, None].to(device).float(),
         noise=noise.to(device),
         encoded=None if encoded is None else _moved(encoded, device),
     )
@@ -281,7 +281,7 @@ def draw_detector_batch(
     anonymized = [_with_generated(data, number, generated, fresh) for number in chosen]
     rows = [detector.rows[number] for number in chosen] * 2
     return DetectorBatch(
-        images=list(images.to_tensor([*originals, *anonymized], "0..1").to(device)),
+        images=list(images.to_tensor([*originals, *anonymized], "0..1", device)),
         targets=[detector_target(row.boxes_xyxy, row.labels, device, row.iscrowd) for row in rows],
         not_exhaustive=[row.not_exhaustive for row in rows],
     )

@@ -167,7 +167,7 @@ class _Writer:
         device = self.generator.device
 
         def tensor(array: np.ndarray) -> torch.Tensor:
-            return images.to_tensor([array[index]] * self.variants).to(device)
+            return images.to_tensor([array[index]] * self.variants, device=device)
 
         crops = (
             tensor(samples.originals),

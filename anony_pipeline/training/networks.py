@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from diffusers.models.attention import BasicTransformerBlock
+from diffusers.models.resnet import ResnetBlock2D
 from torch import nn
 
 from anony_pipeline.config.schema import Config
@@ -22,6 +24,9 @@ from anony_pipeline.runtime.device import choose_dtype
 from anony_pipeline.runtime.processes import Team
 
 Made = TypeVar("Made")
+
+GATHERED_TOGETHER = (BasicTransformerBlock, ResnetBlock2D)
+"""Parts of a UNet that hold nearly all of its weights, and each a few percent of them."""
 
 COMPILED_VARIANTS = 128
 """Beyond so many graphs torch goes on without compiling; its own limit of 8 is less than one UNet has widths."""
@@ -44,7 +49,8 @@ class Networks:
     def shard_frozen(self, team: Team) -> None:
         """Let each process keep its share of the generator's frozen weights alone (FSDP2's full sharding)."""
         unet = self.generator.unet
-        blocks = [*unet.down_blocks, unet.mid_block, *unet.up_blocks]
+        # Small ones: what is gathered is there twice for a moment, and in the backward pass two blocks are.
+        blocks = [block for block in unet.modules() if isinstance(block, GATHERED_TOGETHER)]
         sharding.shard(unet, blocks, lora.trainable_parameters(self.generator).values(), team)
 
 

@@ -12,6 +12,7 @@ from anony_pipeline.training import batches, networks
 from anony_pipeline.training.networks import load_critics
 from anony_pipeline.training.objective import Objective
 from anony_pipeline_tests.training import tiny
+from benchmarks import several_gpus
 
 
 def critics(tmp_path, **changes):
@@ -74,6 +75,18 @@ def test_compiling_is_refused_with_the_reason_where_it_cannot_run(config, monkey
     monkeypatch.setattr(torch, "compile", broken)
     with pytest.raises(ConfigError, match=r"(?s)torch_compile.*cpu.*No working C\+\+ compiler.*false"):
         networks.compile_blocks(tiny.make_generator(config()))
+
+
+def test_weights_are_gathered_in_blocks_that_are_small_of_a_large_unet_and_hold_nearly_all_of_it():
+    with torch.device("meta"):
+        unet = several_gpus.sdxl_unet("real")
+    blocks = [block for block in unet.modules() if isinstance(block, networks.GATHERED_TOGETHER)]
+    inside = [parameter for block in blocks for parameter in block.parameters()]
+    assert len(inside) == len(set(inside)), "a block within a block is gathered twice"
+    everything = sum(parameter.numel() for parameter in unet.parameters())
+    assert everything == pytest.approx(2.57e9, rel=0.01)
+    assert max(sum(parameter.numel() for parameter in block.parameters()) for block in blocks) < 0.03 * everything
+    assert sum(parameter.numel() for parameter in inside) > 0.95 * everything
 
 
 def test_compiled_blocks_and_shared_out_weights_exclude_each_other(config):

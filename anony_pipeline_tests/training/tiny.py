@@ -16,7 +16,7 @@ from anony_pipeline.models.detector import build_detector
 from anony_pipeline.models.discriminator import Discriminator
 from anony_pipeline.models.generator import Generator
 from anony_pipeline.models.judges import JudgeCard
-from anony_pipeline.models.reader import ALPHABET, PlateNet, ReaderTwin, Reading
+from anony_pipeline.models.reader import ALPHABET, PlateNet, ReaderTwin, Reading, frozen
 from anony_pipeline.models.recognizer import ArcFaceNet, RecognizerTwin
 from anony_pipeline.ops import images
 from anony_pipeline.plates import render
@@ -182,7 +182,7 @@ def make_critics(config: Config, device: torch.device | None = None) -> Critics:
     torch.manual_seed(3)
     critics = Critics(
         recognizer=RecognizerTwin(ArcFaceNet()).eval(),
-        reader=ReaderTwin(PlateNet()).eval(),
+        reader=frozen(ReaderTwin(PlateNet())),
         detector=build_detector(),
     )
     for critic in (critics.recognizer, critics.reader, critics.detector):
