@@ -1,3 +1,5 @@
+import json
+
 import torch
 
 from benchmarks import training_step
@@ -12,3 +14,12 @@ def test_all_that_learns_is_on_the_device_that_is_measured(tmp_path):
     for network in (networks.discriminator, networks.detector, critics.recognizer, critics.reader, critics.detector):
         everywhere |= {value.device for value in network.parameters()}
     assert everywhere == {device}
+
+
+def test_each_device_has_a_row_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(training_step, "RESULT", tmp_path / "training_step.json")
+    training_step.write("one", {"steps": 1})
+    training_step.write("another", {"steps": 2})
+    written = training_step.write("one", {"steps": 3})
+    assert json.loads(training_step.RESULT.read_text()) == written
+    assert written["by_device"] == {"one": {"steps": 3}, "another": {"steps": 2}}
