@@ -51,8 +51,9 @@ demo: $(READY)
 	$(BIN)/dagster job execute -m anony_pipeline.definitions -j planb -c configs/runs/demo.yaml
 	@$(BIN)/anony scorecard --config configs/demo.yaml
 
+# A file's tests share what they prepare, so they stay in one process.
 test: $(READY)
-	$(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses=logical --maxprocesses=4 --dist=loadfile
 
 test-slow: $(READY)
 	HYPOTHESIS_PROFILE=new $(BIN)/python -m pytest -q -m "slow or not slow"
