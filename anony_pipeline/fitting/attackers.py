@@ -147,7 +147,7 @@ def restore(network: Restorer, crops_rgb: Sequence[np.ndarray], budget: Budget) 
 
 
 def _stacked(crops_rgb: Sequence[np.ndarray], budget: Budget) -> torch.Tensor:
-    return images.to_tensor(list(crops_rgb), device=budget.device)
+    return images.to_tensor(crops_rgb, device=budget.device)
 
 
 def _varied(pixels: torch.Tensor, randomness: torch.Generator) -> torch.Tensor:

@@ -14,6 +14,9 @@ def test_all_that_learns_is_on_the_device_that_is_measured(tmp_path):
     for network in (networks.discriminator, networks.detector, critics.recognizer, critics.reader, critics.detector):
         everywhere |= {value.device for value in network.parameters()}
     assert everywhere == {device}
+    recurrent = [layer for layer in critics.reader.modules() if isinstance(layer, torch.nn.RNNBase)]
+    assert recurrent
+    assert all(layer.training for layer in recurrent), "cuDNN has no gradient of them otherwise"
 
 
 def test_each_device_has_a_row_of_its_own(tmp_path, monkeypatch):
