@@ -8,6 +8,8 @@ pictures among themselves; likeness to the original beside that of strangers; re
 """
 
 import argparse
+import dataclasses
+import functools
 import json
 import platform
 from pathlib import Path
@@ -16,13 +18,16 @@ import cv2
 import numpy as np
 import torch
 
+from anony_pipeline.datasets.streetscape import people as streetscape
+from anony_pipeline.datasets.streetscape.identity import SHAPES, Person
 from anony_pipeline.evaluation import fid, intervals, reidentification
 from anony_pipeline.fitting import generator as fitting
-from anony_pipeline.fitting.generator_crops import face_crop, plate_crop
+from anony_pipeline.fitting.generator_crops import FACE_DRAWN_PX, FACE_HW, face_crop, plate_crop
 from anony_pipeline.fitting.recognizer import verification
 from anony_pipeline.models import features, recognizer, weights
 from anony_pipeline.models.generator import SHIPPED_UNET
-from anony_pipeline.ops import images, masks
+from anony_pipeline.ops import crops, images, masks
+from anony_pipeline.runtime.seeding import numpy_generator
 from anony_pipeline.structures.regions import Kind, Region
 from anony_pipeline.targets import faces as face_targets
 
@@ -35,6 +40,12 @@ SHOWN = 64
 BATCH = 16
 TRAINING_SEED = 2028
 """Of the crops that taught the base model its faces (see weights/manifest.json)."""
+CONTEXTS = 24
+STRANGERS = 30_000_000
+"""Seeds of people from here on stand in for each other in one context; nobody else's are so high."""
+SEEN_AROUND = ("hair_", "ear_", "neck_")
+"""What of a face's shape is seen around a face that is masked."""
+CONTEXT = 2.0
 
 
 class Crops:
@@ -99,6 +110,116 @@ def training_faces(count: int) -> Crops:
     return Crops(Kind.FACE, [image for image, _ in drawn], [box for _, box in drawn])
 
 
+@dataclasses.dataclass
+class Context:
+    """One photograph whose face is masked, what was made of it, and who else might have been in it.
+
+    Attributes:
+        around: The photograph, as often as it is filled.
+        strangers: The same with other people's faces drawn into the mask: hair, ears, neck and skin tone are the
+            original's, as what is around demands; face, beard, glasses and what the face does are their own.
+    """
+
+    around: Crops
+    strangers: list[np.ndarray]
+
+
+def context(number: int) -> Context:
+    """The context of an unseen person."""
+    person = streetscape.sample_person(number)
+
+    def taken(whose: Person, other: streetscape.Shot | None = None) -> streetscape.FaceCrop:
+        rng = numpy_generator(SEED, "one context", number)
+        shot = streetscape.sample_shot(rng, FACE_DRAWN_PX)
+        if other is not None:
+            wear = dataclasses.replace(shot.wear, glasses=other.wear.glasses)
+            shot = dataclasses.replace(shot, expression=other.expression, wear=wear)
+        return streetscape.photograph(whose, shot, rng)
+
+    def framed(drawn: streetscape.FaceCrop) -> np.ndarray:
+        return crops.cut(drawn.image, window, FACE_HW)
+
+    own = taken(person)
+    corners = own.box_xyxy.astype(np.float64).reshape(2, 2)
+    window = crops.window_around(tuple(corners.ravel().tolist()), FACE_HW, context=CONTEXT)
+    box = crops.to_crop(corners, window, FACE_HW).reshape(4)
+    around = Crops(Kind.FACE, [framed(own)] * SHOWN, [box] * SHOWN)
+    inside = around.masks[0][..., None] > 0
+    strangers = []
+    for other in resembling(person):
+        shot = streetscape.sample_shot(numpy_generator(other.seed, "one context"))
+        strangers.append(np.where(inside, framed(taken(other, shot)), around.pictures[0]))
+    return Context(around, strangers)
+
+
+def resembling(person: Person) -> list[Person]:
+    """People who differ from somebody in nothing that is seen around a masked face.
+
+    Hair and tone are copied, of those who are nearest in them: age, eyes, freckles and beards go with these.
+    """
+    seen = [name.startswith(SEEN_AROUND) for name in SHAPES]
+    like = [other for other in _strangers() if other.hair_color == person.hair_color]
+    like.sort(key=lambda other: abs(other.skin_tone - person.skin_tone))
+    return [
+        dataclasses.replace(
+            other,
+            shape=tuple(np.where(seen, person.shape, other.shape).tolist()),
+            skin_tone=person.skin_tone,
+            undertone=person.undertone,
+            hair_style=person.hair_style,
+            part_side=person.part_side,
+        )
+        for other in like[:SHOWN]
+    ]
+
+
+@functools.cache
+def _strangers() -> list[Person]:
+    return [streetscape.sample_person(seed) for seed in range(STRANGERS, STRANGERS + 20_000)]
+
+
+def alike_in_one_context(judge, contexts: list[Context], filled: list[list[np.ndarray]]) -> dict:
+    """How alike faces of one context are: made of 64 noises, of 64 other people, made of eight noises alone.
+
+    The mean cosine of two of them, and as how many different faces they count (`reidentification.sameness`).
+    """
+    found: dict[str, list] = {"made": [], "strangers": [], "made_of_8_noises": []}
+    for one, made in zip(contexts, filled, strict=True):
+        vectors = embed(judge, one.around, made)
+        found["made"].append(reidentification.sameness(vectors))
+        found["made_of_8_noises"].append(reidentification.sameness(np.tile(vectors[:8], (SHOWN // 8, 1))))
+        found["strangers"].append(reidentification.sameness(embed(judge, one.around, one.strangers)))
+    cosines, shares = ({name: np.array(rows)[:, column] for name, rows in found.items()} for column in (0, 1))
+    return {
+        "cosine": {
+            **{name: mean_of(values) for name, values in cosines.items()},
+            "made_minus_strangers": mean_of(cosines["made"] - cosines["strangers"]),
+        },
+        "effective_faces": {name: mean_of(values * SHOWN) for name, values in shares.items()},
+        "cosine_by_context": {name: [round(float(value), 3) for value in values] for name, values in cosines.items()},
+    }
+
+
+def color_in_one_context(contexts: list[Context], filled: list[list[np.ndarray]]) -> dict:
+    """How far a masked place's mean color is from the original's, in 8-bit levels: of made, of strangers, of others."""
+
+    def colors(one: Context, pictures: list[np.ndarray]) -> np.ndarray:
+        inside = one.around.masks[0] > 0
+        return np.stack([picture[inside].mean(axis=0) for picture in pictures])
+
+    own = [colors(one, one.around.pictures[:1])[0] for one in contexts]
+    off = {
+        "made": [
+            np.abs(colors(one, made) - mine).mean() for one, made, mine in zip(contexts, filled, own, strict=True)
+        ],
+        "strangers": [
+            np.abs(colors(one, one.strangers) - mine).mean() for one, mine in zip(contexts, own, strict=True)
+        ],
+        "another_context": [np.abs(own[number - 1] - mine).mean() for number, mine in enumerate(own)],
+    }
+    return {name: mean_of(np.array(values)) for name, values in off.items()}
+
+
 def embed(judge, crops: Crops, pictures: list[np.ndarray]) -> np.ndarray:
     """Unit vectors of faces, cut by the original's box."""
     pairs = zip(pictures, crops.regions, strict=True)
@@ -132,8 +253,6 @@ def identities(judge, generator, unseen: Crops, other_view: Crops) -> dict:
     trained = training_faces(len(unseen))
     trained_originals = embed(judge, trained, trained.pictures)
     trained_made = embed(judge, trained, trained.filled(generator))
-    one = Crops(Kind.FACE, [unseen.pictures[0]] * SHOWN, [np.array(unseen.regions[0].box_xyxy)] * SHOWN)
-    spread = embed(judge, one, one.filled(generator))
     strangers = (originals @ again.T)[~np.eye(len(originals), dtype=bool)]
     covered = np.concatenate([embed(judge, crops, crops.covered()) for crops in (unseen, other_view)])
     whole = np.concatenate([originals, again])
@@ -148,14 +267,6 @@ def identities(judge, generator, unseen: Crops, other_view: Crops) -> dict:
         "made_and_original_trained": mean_of(reidentification.cosine(trained_originals, trained_made)),
         "made_and_nearest_of_200_trained": mean_of((made @ trained_originals.T).max(axis=1)),
         "made_and_nearest_of_200_unseen": mean_of((made @ again.T - np.eye(len(made))).max(axis=1)),
-        "64_of_one_context": {
-            "mean_cosine": round(reidentification.sameness(spread)[0], 4),
-            "effective_share": round(reidentification.sameness(spread)[1], 4),
-        },
-        "64_people": {
-            "mean_cosine": round(reidentification.sameness(originals[:SHOWN])[0], 4),
-            "effective_share": round(reidentification.sameness(originals[:SHOWN])[1], 4),
-        },
         "recognition": verification(torch.from_numpy(whole), owners),
         "recognition_without_the_face": verification(torch.from_numpy(covered), owners),
     }
@@ -191,10 +302,13 @@ def main() -> None:
         "faces": quality(judge, unseen, versions),
         "plates": quality(judge, plates, plate_versions),
     }
+    contexts = [context(number) for number in range(CONTEXTS)]
+    filled = [one.around.filled(generator) for one in contexts]
+    result["color_in_one_context"] = color_in_one_context(contexts, filled)
     for name, held_out in (("recognizer", False), ("held_out_recognizer", True)):
-        result[name] = identities(
-            recognizer.load_recognizer("shipped", held_out=held_out), generator, unseen, other_view
-        )
+        knower = recognizer.load_recognizer("shipped", held_out=held_out)
+        result[name] = identities(knower, generator, unseen, other_view)
+        result[name]["64_of_one_context"] = alike_in_one_context(knower, contexts, filled)
     sheet(SHEETS / "base_faces.jpg", unseen.pictures[:SHOWN], made[:SHOWN], columns=16)
     sheet(SHEETS / "base_plates.jpg", plates.pictures[:SHOWN], plates_made[:SHOWN], columns=8)
     RESULT.write_text(json.dumps(result, indent=1) + "\n")

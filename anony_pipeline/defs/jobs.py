@@ -56,6 +56,8 @@ class BaseModels(dg.Config):
     scale: float = Field(1.0, description="multiplies data, and its root steps: 1 is for a large GPU")
     device: str = Field("auto", description="auto, cpu, cuda")
     output: str = Field("", description="a folder; empty: where the package's own weights lie")
+    only: list[str] = Field([], description="names of models; empty: all")
+    former: str = Field("", description="a folder of weights whose generator is gone on from; empty: from nothing")
 
 
 @dg.op(pool="gpu", out=dg.Out(dg.Nothing))
@@ -67,7 +69,13 @@ def make_base_models(context: dg.OpExecutionContext, config: BaseModels) -> None
     from anony_pipeline.models import weights
 
     output = Path(config.output) if config.output else weights.SHIPPED
-    manifest = base_models.make_all(output, scale=config.scale, device=config.device)
+    manifest = base_models.make_all(
+        output,
+        scale=config.scale,
+        device=config.device,
+        only=config.only or None,
+        former=Path(config.former) if config.former else None,
+    )
     context.log.info("%s: %s", output, ", ".join(manifest["models"]))
 
 

@@ -65,7 +65,7 @@ class Amounts:
     generator_faces: int = 40_000
     generator_plates: int = 13_000
     generator_batch: int = 64
-    teacher_steps: int = 3_600
+    teacher_steps: int = 8_000
     teacher_batch: int = 256
     teacher_channels: tuple[int, ...] = teacher.CHANNELS
     taught_faces: int = 38_400
@@ -150,9 +150,10 @@ class Workshop:
         device: torch.device,
         progress: Progress = track,
         pace: Pace = Pace(),
+        former: Path | None = None,
     ) -> None:
         self.output, self.work, self.amounts, self.device = output, work, amounts, device
-        self.progress, self.pace = progress, pace
+        self.progress, self.pace, self.former = progress, pace, former
 
     def plan(self, name: str, steps: int, learning_rate: float, *, graphed: bool = False) -> Plan:
         """The plan for one model; ``graphed`` says whether its steps can be captured."""
@@ -327,15 +328,19 @@ def _make_generator(shop: Workshop, name: str) -> Facts:
     network = weights.load_into(ArcFaceNet(), weights.load_safetensors(path), path)
     amounts, work = shop.amounts, shop.work / name
     count = {Kind.FACE: amounts.generator_faces, Kind.PLATE: amounts.generator_plates}
-    begun = generator.fit_generator(
-        steps=amounts.generator_steps,
-        seed=SEED,
-        out=work / "begun",
-        work=work,
-        recognizer=network.to(shop.device),
-        batch_size=amounts.generator_batch,
-        crops=count,
-    )
+    if shop.former is None:
+        begun = generator.fit_generator(
+            steps=amounts.generator_steps,
+            seed=SEED,
+            out=work / "begun",
+            work=work,
+            recognizer=network.to(shop.device),
+            batch_size=amounts.generator_batch,
+            crops=count,
+        )
+    else:
+        begun = _taken_over(shop.former, work / "begun")
+        network.to(shop.device)
     crops = generator_crops.render_crops(work / "crops", count=count, seed=SEED)
     stores = {kind: CropStore(crops, kind, shop.device) for kind in Kind}
     flow = teacher.fit_teacher(
@@ -367,6 +372,23 @@ def _make_generator(shop: Workshop, name: str) -> Facts:
     }
 
 
+def _taken_over(former: Path, begun: Path) -> Facts:
+    """Copy a former generator once, for the output may be where it lies; returns how it was made."""
+    if not (file := former / generator.SHIPPED_UNET).is_file():
+        raise ConfigError(
+            "there is no generator to go on from",
+            where="former",
+            got=former,
+            do=f"name a folder with {generator.SHIPPED_UNET}, or none to begin from nothing",
+        )
+    if not (begun / generator.SHIPPED_UNET).exists():
+        manifest = former / manifests.NAME
+        models = json.loads(manifest.read_text())["models"] if manifest.exists() else {}
+        atomic.write_json(begun / "made.json", models.get("generator", {}))
+        atomic.write_bytes(begun / generator.SHIPPED_UNET, file.read_bytes())
+    return json.loads((begun / "made.json").read_text())
+
+
 MAKERS: dict[str, Callable[[Workshop, str], Facts]] = {
     "recognizer": _make_recognizer,
     "held_out_recognizer": _make_recognizer,
@@ -387,6 +409,7 @@ def make_all(
     only: Sequence[str] | None = None,
     progress: Progress = track,
     pace: Pace = Pace(),
+    former: Path | None = None,
 ) -> dict[str, Any]:
     """Make all shipped weights, or some, into a folder, and its ``manifest.json``.
 
@@ -398,13 +421,15 @@ def make_all(
         only: Names of `MAKERS`; None makes all. Files of models that are not named stay as they are.
         progress: Shows how far it is.
         pace: Until when, and how.
+        former: A folder of weights whose generator the new one goes on from, with a teacher of its own; None begins
+            from nothing.
 
     Returns:
         The manifest: ``format``, ``models`` (how each was made and how well it does on what it has never seen) and
         ``files``.
 
     Raises:
-        ConfigError: If ``only`` names a model that there is none of.
+        ConfigError: If ``only`` names a model that there is none of, or ``former`` has no generator.
     """
     names = list(only) if only is not None else list(MAKERS)
     if unknown := sorted(set(names) - set(MAKERS)):
@@ -415,7 +440,7 @@ def make_all(
     work.mkdir(parents=True, exist_ok=True)
     output.mkdir(parents=True, exist_ok=True)
     chosen = choose_device(device)
-    shop = Workshop(output, work, Amounts().scaled(scale), chosen, progress, pace)
+    shop = Workshop(output, work, Amounts().scaled(scale), chosen, progress, pace, former)
     for name in names:
         _make(shop, name, scale)
     manifests.write(output, {"format": weights.FORMAT, "models": _known_models(work, output)})

@@ -31,6 +31,10 @@ LEARNING_RATE = 3e-4
 EMA_DECAY = 0.999
 SAMPLING_STEPS = 8
 """Of two evaluations each."""
+SHIFT = 3.0
+"""How much more of the time goes to much noise, in training and on the way to a face. A face's mean color is that of
+thousands of pixels, so noise hides it only above t = 0.9, where it must be taken from the neck: of unshifted times one
+in seventy lies there, and one in seven of these."""
 
 
 class FlowNet(nn.Module):
@@ -117,9 +121,14 @@ def flow_loss(
     return ((velocity - (noise - pictures)).square() * masks).sum() / (3 * masks.sum()).clamp(min=1)
 
 
+def shifted(times: torch.Tensor) -> torch.Tensor:
+    """Times moved to where more is noise (Esser et al., Scaling Rectified Flow Transformers, 2024, equation 23)."""
+    return SHIFT * times / (1 + (SHIFT - 1) * times)
+
+
 def random_times(count: int, randomness: torch.Generator) -> torch.Tensor:
-    """``(count,)`` logit-normal times (Esser et al., Scaling Rectified Flow Transformers, 2024, section 3.1)."""
-    return torch.randn(count, generator=randomness, device=randomness.device).sigmoid()
+    """``(count,)`` logit-normal times (Esser et al., section 3.1), shifted."""
+    return shifted(torch.randn(count, generator=randomness, device=randomness.device).sigmoid())
 
 
 @torch.no_grad()
@@ -127,6 +136,8 @@ def draw(
     net: nn.Module, noise: torch.Tensor, pictures: torch.Tensor, masks: torch.Tensor, steps: int = SAMPLING_STEPS
 ) -> torch.Tensor:
     """Follow the flow from noise to faces by the midpoint method, whose last evaluation is half a step from the end.
+
+    The steps' times are `shifted`: where much is noise they are short.
 
     Args:
         net: Like `FlowNet`.
@@ -139,12 +150,12 @@ def draw(
         ``(N, 3, H, W)`` float32: made under the masks, ``pictures`` to the bit outside.
     """
     made, count = noise.float(), noise.shape[:1]
-    half = 0.5 / steps
-    for step in range(steps):
-        now = 1 - step / steps
+    # Twice as many times as steps: each begins at one, looks at the next, and ends at the one after that.
+    times = shifted(torch.linspace(1, 0, 2 * steps + 1)).tolist()
+    for now, midway, then in zip(times[:-2:2], times[1:-1:2], times[2::2], strict=True):
         velocity = net(made, made.new_full(count, now), pictures, masks).float()
-        velocity = net(made - half * velocity, made.new_full(count, now - half), pictures, masks).float()
-        made = made - 2 * half * velocity
+        velocity = net(made - (now - midway) * velocity, made.new_full(count, midway), pictures, masks).float()
+        made = made - (now - then) * velocity
     return torch.where(masks > 0.5, made.clamp(-1, 1), pictures)
 
 

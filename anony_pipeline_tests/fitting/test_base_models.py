@@ -53,6 +53,25 @@ def test_an_unknown_model_is_refused_with_those_that_there_are(tmp_path):
         base_models.make_all(tmp_path / "weights", only=["readr"])
 
 
+def test_a_former_generator_is_copied_once_with_its_history_and_stays_what_it_was(tmp_path):
+    former, begun = tmp_path / "weights", tmp_path / "weights.work" / "generator" / "begun"
+    former.mkdir()
+    file = former / base_models.generator.SHIPPED_UNET
+    file.write_bytes(b"first")
+    manifests.write(former, {"format": weights.FORMAT, "models": {"generator": {"teacher_steps": 7}}})
+    assert base_models._taken_over(former, begun) == {"teacher_steps": 7}
+    # The output may lie where the former one does: a run that was broken after it was written goes on all the same.
+    file.write_bytes(b"second")
+    manifests.write(former, {"format": weights.FORMAT, "models": {"generator": {"teacher_steps": 8}}})
+    assert base_models._taken_over(former, begun) == {"teacher_steps": 7}
+    assert (begun / file.name).read_bytes() == b"first"
+
+
+def test_a_former_folder_without_a_generator_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"no generator to go on from[\s\S]*former[\s\S]*generator_unet"):
+        base_models._taken_over(tmp_path, tmp_path / "begun")
+
+
 @pytest.mark.slow
 def test_all_judges_are_made_from_nothing_at_the_smallest_scale(tmp_path):
     torch.set_num_threads(1)

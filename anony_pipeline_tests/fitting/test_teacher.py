@@ -1,3 +1,6 @@
+import math
+from statistics import NormalDist
+
 import numpy as np
 import pytest
 import torch
@@ -40,6 +43,23 @@ def test_following_an_exact_flow_ends_in_its_distribution():
     assert made.std().item() == pytest.approx(0.1, rel=0.03)
     # The flow of a Gaussian keeps the order of the noise: the same noise, the same place in the distribution.
     assert torch.corrcoef(torch.stack([made.flatten(), noise.flatten()]))[0, 1] > 0.999
+
+
+def test_times_are_shifted_to_noise_as_by_counting_odds():
+    times = torch.linspace(0.01, 0.99, 99, dtype=torch.float64)
+    odds = times / (1 - times)
+    assert torch.allclose(teacher.shifted(times), teacher.SHIFT * odds / (1 + teacher.SHIFT * odds))
+    assert teacher.shifted(torch.tensor([0.0, 1.0])).tolist() == [0, 1]
+
+
+def test_one_in_seven_times_is_above_nine_tenths_where_unshifted_one_in_seventy_would_be():
+    drawn = teacher.random_times(200_000, torch.Generator().manual_seed(0))
+
+    def above(odds):
+        return 1 - NormalDist().cdf(math.log(odds))
+
+    assert (drawn > 0.9).double().mean().item() == pytest.approx(above(9 / teacher.SHIFT), abs=3e-3)
+    assert [round(1 / above(odds)) for odds in (9 / teacher.SHIFT, 9)] == [7, 71]
 
 
 def test_the_exact_velocity_has_no_loss_and_another_one_its_squared_distance():

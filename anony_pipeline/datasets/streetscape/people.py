@@ -7,14 +7,25 @@ import cv2
 import numpy as np
 
 from anony_pipeline.datasets.streetscape import camera as cameras
-from anony_pipeline.datasets.streetscape.camera import Family
+from anony_pipeline.datasets.streetscape.camera import Family, Time
 from anony_pipeline.datasets.streetscape.heads import Expression, Pose, build_head, draw_head
 from anony_pipeline.datasets.streetscape.identity import Person, sample_person
 from anony_pipeline.datasets.streetscape.skin import noise
 from anony_pipeline.datasets.streetscape.surfaces import Light, View, fineness
 from anony_pipeline.datasets.streetscape.wear import Wear, sample_wear
 
-__all__ = ["FaceCrop", "Person", "render_face_crop", "render_head", "sample_expression", "sample_person", "sample_pose"]
+__all__ = [
+    "FaceCrop",
+    "Person",
+    "Shot",
+    "photograph",
+    "render_face_crop",
+    "render_head",
+    "sample_expression",
+    "sample_person",
+    "sample_pose",
+    "sample_shot",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +43,35 @@ class FaceCrop:
     box_xyxy: np.ndarray
     landmarks: np.ndarray
     attributes: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Shot:
+    """How somebody is photographed.
+
+    Attributes:
+        family: Of cameras.
+        time: Of day.
+        light: Where it comes from.
+        pose: How the head is turned.
+        expression: What the face does.
+        wear: Glasses, hat, mask and clothes.
+        size: The crop's edge in px.
+        drawn_size: That of the picture which is enlarged to it.
+        scale: Half a head's height, in px of that picture.
+        center: Where the head's middle lies there, in px.
+    """
+
+    family: Family
+    time: Time
+    light: Light
+    pose: Pose
+    expression: Expression
+    wear: Wear
+    size: int
+    drawn_size: int
+    scale: float
+    center: tuple[float, float]
 
 
 def sample_pose(rng: np.random.Generator, spread: float = 1.0) -> Pose:
@@ -87,6 +127,63 @@ def render_head(
     return image, drawn.raster.alpha, drawn.landmarks.astype(np.float32), drawn.box_xyxy.astype(np.float32)
 
 
+def sample_shot(rng: np.random.Generator, size: int = 128, *, family: Family = "base") -> Shot:
+    """Draw how somebody is met by some camera: any pose, light, expression and covering.
+
+    Args:
+        rng: Everything comes from here.
+        size: The crop's edge in px. The face's box takes about half of it.
+        family: Which cameras and times of day.
+    """
+    time = cameras.sample_time(rng, family)
+    light = cameras.sample_light(rng, time)
+    pose, expression, wear = sample_pose(rng), sample_expression(rng), sample_wear(rng)
+    shrink = float(rng.uniform(0.3, 1.0)) if rng.random() < 0.35 else 1.0
+    drawn_size = max(24, round(size * shrink))
+    scale = float(drawn_size * rng.uniform(0.235, 0.33))
+    center = float(drawn_size * (0.5 + rng.normal(0, 0.03))), float(drawn_size * (0.47 + rng.normal(0, 0.03)))
+    return Shot(family, time, light, pose, expression, wear, size, drawn_size, scale, center)
+
+
+def photograph(person: Person, shot: Shot, rng: np.random.Generator) -> FaceCrop:
+    """Take a person's picture.
+
+    Args:
+        person: Who.
+        shot: How.
+        rng: Clothes' folds, what is behind, and the camera come from here: equal ones make equal surroundings, whoever
+            is in front of them.
+
+    Returns:
+        The crop with its truth.
+    """
+    size, drawn_size, pose = shot.size, shot.drawn_size, shot.pose
+    head = build_head(person, shot.expression, shot.wear, rng)
+    view = View((drawn_size, drawn_size), shot.scale, shot.center, float(rng.uniform(6, 20)), fineness(shot.scale))
+    drawn = draw_head(head, pose, shot.light, view, body_yaw=pose.yaw * rng.uniform(0, 0.7))
+    scene = drawn.raster.over(background(rng, shot.light, drawn_size))
+    camera = cameras.sample_camera(rng, shot.family, shot.time, drawn_size)
+    image = cameras.photograph(scene, camera, rng)
+    if drawn_size != size:
+        image = cv2.resize(image, (size, size), interpolation=cv2.INTER_CUBIC)
+    zoom = size / drawn_size
+    return FaceCrop(
+        image=image,
+        box_xyxy=np.clip(drawn.box_xyxy * zoom, 0, size).astype(np.float32),
+        landmarks=(drawn.landmarks * zoom).astype(np.float32),
+        attributes={
+            **person.attributes(),
+            **view_attributes(pose, shot.expression, shot.wear),
+            "time": shot.time,
+            "light": [round(value, 3) for value in shot.light.direction],
+            "blur": round(float(np.hypot(camera.blur_px, camera.motion_px / 3.5)) * zoom + 0.5 * (zoom - 1), 3),
+            "noise": round(camera.noise, 4),
+            "jpeg_quality": camera.jpeg_quality,
+            "shrink": round(drawn_size / size, 3),
+        },
+    )
+
+
 def render_face_crop(person: Person, rng: np.random.Generator, size: int = 128, *, family: Family = "base") -> FaceCrop:
     """Photograph a person as some camera would meet it: any pose, light, expression, covering, background and quality.
 
@@ -99,37 +196,7 @@ def render_face_crop(person: Person, rng: np.random.Generator, size: int = 128, 
     Returns:
         The crop with its truth.
     """
-    time = cameras.sample_time(rng, family)
-    light = cameras.sample_light(rng, time)
-    pose, expression, wear = sample_pose(rng), sample_expression(rng), sample_wear(rng)
-    shrink = float(rng.uniform(0.3, 1.0)) if rng.random() < 0.35 else 1.0
-    drawn_size = max(24, round(size * shrink))
-    scale = drawn_size * rng.uniform(0.235, 0.33)
-    center = drawn_size * (0.5 + rng.normal(0, 0.03)), drawn_size * (0.47 + rng.normal(0, 0.03))
-    head = build_head(person, expression, wear, rng)
-    view = View((drawn_size, drawn_size), scale, center, float(rng.uniform(6, 20)), fineness(scale))
-    drawn = draw_head(head, pose, light, view, body_yaw=pose.yaw * rng.uniform(0, 0.7))
-    scene = drawn.raster.over(background(rng, light, drawn_size))
-    camera = cameras.sample_camera(rng, family, time, drawn_size)
-    image = cameras.photograph(scene, camera, rng)
-    if drawn_size != size:
-        image = cv2.resize(image, (size, size), interpolation=cv2.INTER_CUBIC)
-    zoom = size / drawn_size
-    return FaceCrop(
-        image=image,
-        box_xyxy=np.clip(drawn.box_xyxy * zoom, 0, size).astype(np.float32),
-        landmarks=(drawn.landmarks * zoom).astype(np.float32),
-        attributes={
-            **person.attributes(),
-            **view_attributes(pose, expression, wear),
-            "time": time,
-            "light": [round(value, 3) for value in light.direction],
-            "blur": round(float(np.hypot(camera.blur_px, camera.motion_px / 3.5)) * zoom + 0.5 * (zoom - 1), 3),
-            "noise": round(camera.noise, 4),
-            "jpeg_quality": camera.jpeg_quality,
-            "shrink": round(drawn_size / size, 3),
-        },
-    )
+    return photograph(person, sample_shot(rng, size, family=family), rng)
 
 
 def view_attributes(pose: Pose, expression: Expression, wear: Wear) -> dict[str, Any]:
