@@ -1,5 +1,6 @@
 """Does a generated region still show whom or what it showed? Asked of the judges before a region is let out."""
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ from anony_pipeline.structures.regions import Kind, Region
 PLATE_MARGIN = 0.04
 """Around a plate's corners: found corners are a little off, and readers were made for plates with a small margin."""
 MIN_READING = 4
-"""A shorter reading of the original says nothing: anything may be within one edit of it."""
+"""A shorter reading of the original says nothing, for anything may be within one edit of it, unless it comes again."""
 
 
 class Verdict(NamedTuple):
@@ -23,7 +24,7 @@ class Verdict(NamedTuple):
 
     Attributes:
         accepted: Whether it may be let out.
-        judge: The judge's name.
+        judge: The judge's name; None where it had nothing to compare.
         reason: Why not.
         similarity: Cosine to the original for faces, None for plates.
     """
@@ -90,13 +91,18 @@ class Verifier:
         if _same_pixels(original, result, region):
             return Verdict(False, None, "the result is the original")
         if isinstance(before, np.ndarray) and isinstance(after, np.ndarray) and self.recognizer is not None:
-            similarity = float(before @ after)
+            judge, similarity = self.recognizer.judge.name, float(before @ after)
+            if not math.isfinite(similarity):
+                return Verdict(False, judge, "the recognizer's answer is no number")
             near = similarity > self.max_similarity
             reason = "the recognizer still takes it for the same person" if near else None
-            return Verdict(not near, self.recognizer.judge.name, reason, similarity)
+            return Verdict(not near, judge, reason, similarity)
         if isinstance(before, str) and isinstance(after, str) and self.reader is not None:
-            near = len(before) >= MIN_READING and serials.edit_distance(before, after) <= 1
-            return Verdict(not near, self.reader.judge.name, "the original serial can still be read" if near else None)
+            was_read = len(before) >= MIN_READING
+            # Whoever reads more than the serial has read the serial.
+            near = serials.edit_distance_within(before, after) <= 1 if was_read else 0 < len(before) and before == after
+            judge = self.reader.judge.name if was_read or near else None
+            return Verdict(not near, judge, "the original serial can still be read" if near else None)
         return Verdict(False, None, "there is no judge to verify it")
 
     def _perceive(self, images_rgb: Sequence[np.ndarray], regions: Sequence[Region]) -> "list[np.ndarray | str | None]":

@@ -27,7 +27,7 @@ def character_errors(texts: Sequence[str], expected: Sequence[str]) -> np.ndarra
 
 
 def leaks(texts: Sequence[str], originals: Sequence[str]) -> np.ndarray:
-    """Whether each reading gives the original serial away: equal, or but for one character; ``(N,)`` bool."""
+    """Whether each reading holds the original serial, but for one character; ``(N,)`` bool."""
     return leaks_among([(text,) for text in texts], originals)
 
 
@@ -36,7 +36,7 @@ def leaks_among(candidates: Sequence[Sequence[str]], originals: Sequence[str]) -
     return np.array(
         [
             any(
-                serials.edit_distance(serials.normalize(text), serials.normalize(serial)) <= LEAK_DISTANCE
+                serials.edit_distance_within(serials.normalize(serial), serials.normalize(text)) <= LEAK_DISTANCE
                 for text in texts
             )
             for texts, serial in zip(candidates, originals, strict=True)

@@ -413,13 +413,14 @@ def detect(
     views = [(number, *view) for number, image in enumerate(images_rgb) for view in _views(image)]
     found: list[list[np.ndarray]] = [[] for _ in images_rgb]
     for batch in _batches(views):
-        pixels = [images.to_tensor([view], "0..1", _device_of(detector))[0] for _, view, _, _ in batch]
+        pixels = [images.to_tensor([view], "0..1", _device_of(detector))[0] for _, view, _ in batch]
         results = detector(pixels)
-        for (number, view, offset_xy, scale), result in zip(batch, results, strict=True):
+        for (number, view, window), result in zip(batch, results, strict=True):
             columns = [result["boxes"], result["scores"][:, None], result["labels"][:, None]]
             rows = np.concatenate([column.float().cpu().numpy() for column in columns], axis=1)
-            rows = rows[~_cut_off(rows, view, offset_xy, scale, images_rgb[number])]
-            rows[:, :4] = rows[:, :4] / scale + np.tile(np.array(offset_xy, np.float32), 2)
+            rows = rows[~_cut_off(rows, view, window, images_rgb[number])]
+            corner, size_wh = np.array(window[:2]), np.array(window[2:]) - window[:2]
+            rows[:, :4] = rows[:, :4] * np.tile(size_wh / view.shape[1::-1], 2) + np.tile(corner, 2)
             found[number].append(rows)
     return [_merged(np.concatenate(rows), image, threshold) for rows, image in zip(found, images_rgb, strict=True)]
 
@@ -428,28 +429,30 @@ def _device_of(module: nn.Module) -> torch.device:
     return next(module.parameters()).device
 
 
-def _views(image: np.ndarray) -> list[tuple[np.ndarray, tuple[int, int], float]]:
-    """The image itself, or, if it is too large, it shrunk and its tiles: pixels, offset and scale of each."""
+Window = tuple[int, int, int, int]
+"""What a view shows, xyxy in the image's pixels."""
+
+
+def _views(image: np.ndarray) -> list[tuple[np.ndarray, Window]]:
+    """The image itself, or, if it is too large, it shrunk and its tiles: pixels and window of each."""
     height, width = image.shape[:2]
     if height * width <= PIXELS_AT_ONCE:
-        return [(image, (0, 0), 1.0)]
+        return [(image, (0, 0, width, height))]
     scale = min(1.0, (PIXELS_AT_ONCE / (height * width)) ** 0.5)
     small = images.resize(image, (max(1, int(height * scale)), max(1, int(width * scale))))
-    views = [(small, (0, 0), scale)]
+    views = [(small, (0, 0, width, height))]
     for top in _starts(height):
         for left in _starts(width):
-            views.append((image[top : top + TILE_PX, left : left + TILE_PX], (left, top), 1.0))  # noqa: PERF401 - two loops read better
+            bottom, right = min(top + TILE_PX, height), min(left + TILE_PX, width)
+            views.append((image[top:bottom, left:right], (left, top, right, bottom)))
     return views
 
 
-def _cut_off(
-    rows: np.ndarray, view: np.ndarray, offset_xy: tuple[int, int], scale: float, image: np.ndarray
-) -> np.ndarray:
+def _cut_off(rows: np.ndarray, view: np.ndarray, window: Window, image: np.ndarray) -> np.ndarray:
     """Which boxes end at an edge of their tile inside the image: another view shows them whole."""
     size_wh, whole_wh = np.array(view.shape[1::-1]), np.array(image.shape[1::-1])
-    low, high = np.array(offset_xy), np.array(offset_xy) + size_wh / scale
-    at_low = (rows[:, :2] < TILE_EDGE_PX) & (low > 0)
-    at_high = (rows[:, 2:4] > size_wh - TILE_EDGE_PX) & (high < whole_wh - 1)
+    at_low = (rows[:, :2] < TILE_EDGE_PX) & (np.array(window[:2]) > 0)
+    at_high = (rows[:, 2:4] > size_wh - TILE_EDGE_PX) & (np.array(window[2:]) < whole_wh)
     return np.any(at_low | at_high, axis=1)
 
 

@@ -1,6 +1,9 @@
 """Images as ``(H, W, 3)`` uint8 RGB arrays: read, write, resize, and to and from tensors."""
 
+import io
 import math
+import re
+import struct
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -8,6 +11,7 @@ from typing import Literal
 import cv2
 import numpy as np
 import torch
+from PIL import Image, ImageOps
 from upath import UPath
 
 from anony_pipeline.errors import MediaError
@@ -15,17 +19,24 @@ from anony_pipeline.ops import xmp
 from anony_pipeline.storage import atomic
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
-MAX_PIXELS = 400_000_000
+JPEG_BEGIN, JPEG_END, JPEG_SCAN, JPEG_FILLING = b"\xff\xd8", 0xD9, 0xDA, 0xFF
+JPEG_ALONE = frozenset({0x00, 0x01, *range(0xD0, 0xD9), JPEG_FILLING})
+"""Markers without a length."""
+# Within a scan 0xFF is followed by 0, by the number of a restart, or by more of itself.
+JPEG_AFTER_SCAN = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 
 
 def read(path: Path | UPath) -> np.ndarray:
     """Read an image as ``(H, W, 3)`` uint8 RGB, turned upright by its EXIF orientation.
 
+    What is transparent lies on white, for its hidden color may be what somebody erased; 16 bits become 8.
+
     Args:
         path: JPEG, PNG, WebP, BMP or TIFF.
 
     Raises:
-        MediaError: If the file is missing, empty, truncated or no image. A truncated JPEG is not filled with gray.
+        MediaError: If the file is missing, empty, truncated, no image, or several. A truncated JPEG is not filled with
+            gray.
     """
     try:
         data = path.read_bytes()
@@ -40,13 +51,15 @@ def decode(data: bytes, where: object = "bytes") -> np.ndarray:
     """Decode an image file's bytes to ``(H, W, 3)`` uint8 RGB (see `read`)."""
     if not data:
         raise MediaError("the image file is empty", where=where, got="0 bytes", do="copy the file again")
-    if data[:2] == b"\xff\xd8" and b"\xff\xd9" not in data[-4096:]:
+    if data[:2] == JPEG_BEGIN and not jpeg_is_whole(data):
         raise MediaError(
             "the JPEG file is truncated",
             where=where,
             got=f"{len(data)} bytes without an end marker",
             do="copy the file again",
         )
+    if data[:2] != JPEG_BEGIN and (seen := _on_white(data, where)) is not None:
+        return seen
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     except cv2.error:
@@ -59,6 +72,51 @@ def decode(data: bytes, where: object = "bytes") -> np.ndarray:
             do="convert or remove it",
         )
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def jpeg_is_whole(data: bytes) -> bool:
+    """Whether a JPEG's end marker comes after its scans (ITU-T T.81, B.1): not a thumbnail's, and whatever follows it.
+
+    Args:
+        data: The whole file. Telephones put a short video behind the picture.
+    """
+    place = len(JPEG_BEGIN)
+    # Decoders skip what lies between segments without being one.
+    while 0 <= (place := data.find(b"\xff", place)) < len(data) - 1:
+        marker = data[place + 1]
+        if marker == JPEG_END:
+            return True
+        if marker in JPEG_ALONE:
+            place += 1 if marker == JPEG_FILLING else 2
+            continue
+        place += 2 + int.from_bytes(data[place + 2 : place + 4], "big")
+        if marker == JPEG_SCAN:
+            found = JPEG_AFTER_SCAN.search(data, place)
+            place = found.start() if found else len(data)
+    return False
+
+
+def _on_white(data: bytes, where: object) -> np.ndarray | None:
+    """A picture that has transparent places; None if it has none, or is left to the decoder to refuse."""
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            if (count := getattr(image, "n_frames", 1)) > 1:
+                raise MediaError(
+                    "the file holds several pictures, and only one could be kept",
+                    where=where,
+                    got=f"{count} pages or frames",
+                    allowed="1",
+                    do="split it into files of one picture each",
+                )
+            if not image.has_transparency_data:
+                return None
+            upright = ImageOps.exif_transpose(image).convert("RGBA")
+            if upright.getchannel("A").getextrema()[0] == 255:
+                return None
+            white = Image.new("RGBA", upright.size, "white")
+            return np.array(Image.alpha_composite(white, upright).convert("RGB"))
+    except (Image.DecompressionBombError, SyntaxError, ValueError, EOFError, OSError, struct.error):
+        return None
 
 
 def write(

@@ -121,3 +121,17 @@ def edit_distance(first: str, second: str) -> int:
         for j, right in enumerate(second, start=1):
             diagonal, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, diagonal + (left != right))
     return row[-1]
+
+
+def edit_distance_within(part: str, text: str) -> int:
+    """The fewest edits that make one text some stretch of another (Sellers, 1980): 0 if it is in it.
+
+    >>> edit_distance_within("AB123", "DA8123CX")
+    1
+    """
+    row = [0] * (len(text) + 1)
+    for i, left in enumerate(part, start=1):
+        diagonal, row[0] = row[0], i
+        for j, right in enumerate(text, start=1):
+            diagonal, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, diagonal + (left != right))
+    return min(row)

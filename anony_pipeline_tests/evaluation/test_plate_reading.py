@@ -10,8 +10,15 @@ def test_case_and_separators_do_not_count():
 
 @pytest.mark.parametrize(
     ("text", "leaks"),
-    [("AB-123-CD", True), ("AB123C", True), ("A8123CD", True), ("A8128CD", False), ("", False)],
-    ids=["exact", "one missing", "one other", "two others", "nothing read"],
+    [
+        ("AB-123-CD", True),
+        ("AB123C", True),
+        ("A8123CD", True),
+        ("D AB-123-CD 24", True),
+        ("A8128CD", False),
+        ("", False),
+    ],
+    ids=["exact", "one missing", "one other", "within more", "two others", "nothing read"],
 )
 def test_one_character_off_is_still_a_leak(text, leaks):
     assert plate_reading.leaks([text], ["AB-123-CD"]).tolist() == [leaks]

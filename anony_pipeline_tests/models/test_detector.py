@@ -153,41 +153,55 @@ def test_the_tiles_of_a_large_image_cover_it_with_overlap():
     image = np.zeros((1900, 3000, 3), np.uint8)
     whole, *tiles = detector._views(image)
     covered = np.zeros(image.shape[:2], int)
-    for tile, (left, top), scale in tiles:
-        assert scale == 1.0
-        covered[top : top + tile.shape[0], left : left + tile.shape[1]] += 1
+    for tile, (left, top, right, bottom) in tiles:
+        assert tile.shape[:2] == (bottom - top, right - left)
+        covered[top:bottom, left:right] += 1
     assert covered.min() == 1
-    assert whole[0].shape[0] * whole[0].shape[1] <= detector.PIXELS_AT_ONCE
-    assert all(tile.shape[0] * tile.shape[1] <= detector.PIXELS_AT_ONCE for tile, _, _ in tiles)
+    assert whole[1] == (0, 0, 3000, 1900)
+    assert all(view.shape[0] * view.shape[1] <= detector.PIXELS_AT_ONCE for view, _ in (whole, *tiles))
+
+
+class WhitePixels(torch.nn.Module):
+    """Finds white pixels, as a box from the first to the last."""
+
+    def __init__(self):
+        super().__init__()
+        self.anchor = torch.nn.Parameter(torch.zeros(1))
+
+    def forward(self, pixels):
+        rows = []
+        for image in pixels:
+            y, x = torch.nonzero(image[0] > 0.5, as_tuple=True)
+            box = [[x.min(), y.min(), x.max() + 1, y.max() + 1]] if len(x) else []
+            rows.append(
+                {
+                    "boxes": torch.tensor(box, dtype=torch.float32).reshape(-1, 4),
+                    "scores": torch.full((len(box),), 0.9),
+                    "labels": torch.full((len(box),), FACE),
+                }
+            )
+        return rows
 
 
 def test_what_several_views_find_is_moved_to_the_image_and_merged():
-    class Found(torch.nn.Module):
-        """Finds white pixels, as a box from the first to the last."""
-
-        def __init__(self):
-            super().__init__()
-            self.anchor = torch.nn.Parameter(torch.zeros(1))
-
-        def forward(self, pixels):
-            rows = []
-            for image in pixels:
-                y, x = torch.nonzero(image[0] > 0.5, as_tuple=True)
-                box = [[x.min(), y.min(), x.max() + 1, y.max() + 1]] if len(x) else []
-                rows.append(
-                    {
-                        "boxes": torch.tensor(box, dtype=torch.float32).reshape(-1, 4),
-                        "scores": torch.full((len(box),), 0.9),
-                        "labels": torch.full((len(box),), FACE),
-                    }
-                )
-            return rows
-
     image = np.zeros((1500, 2400, 3), np.uint8)
     image[1000:1120, 1300:1400] = 255
-    (regions,) = detector.detect(Found(), [image])
+    (regions,) = detector.detect(WhitePixels(), [image])
     assert len(regions) == 1
     np.testing.assert_allclose(regions[0].box_xyxy, (1300, 1000, 1400, 1120), atol=3)
+
+
+@pytest.mark.parametrize("size_wh", [(4000, 3000), (3840, 2160), (6016, 4016), (2592, 1944), (8192, 5460)])
+@pytest.mark.parametrize("corner", ["top left", "bottom right"])
+def test_a_face_larger_than_a_tile_is_found_at_the_edge_of_a_photograph(size_wh, corner):
+    # Shrunk to whole pixels a photograph loses a fraction of one, which must not pass for an edge inside of it.
+    width, height = size_wh
+    edge = 1200
+    left, top = (0, 0) if corner == "top left" else (width - edge, height - edge)
+    image = np.zeros((height, width, 3), np.uint8)
+    image[top : top + edge, left : left + edge] = 255
+    (regions,) = detector.detect(WhitePixels(), [image])
+    np.testing.assert_allclose([region.box_xyxy for region in regions], [(left, top, left + edge, top + edge)], atol=4)
 
 
 def test_boxes_keep_their_precision_under_autocast(network):

@@ -83,6 +83,60 @@ def test_a_truncated_jpeg_is_refused_and_not_filled_with_gray(tmp_path, share):
         images.read(tmp_path / "a.jpg")
 
 
+def jpeg(**options):
+    buffer = io.BytesIO()
+    Image.fromarray(picture(200, 300)).save(buffer, "JPEG", quality=95, **options)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_rows": 2}], ids=str)
+def test_a_jpeg_is_whole_at_its_end_marker_and_not_a_byte_before(options):
+    data = jpeg(**options)
+    assert images.jpeg_is_whole(data)
+    assert images.jpeg_is_whole(data[:2] + b"\xff\xff\x00\x00" + data[2:])  # filling, and bytes of nothing
+    assert not any(images.jpeg_is_whole(data[:length]) for length in range(2, len(data), 97))
+    assert not images.jpeg_is_whole(data[:-1])
+
+
+def test_a_video_behind_a_jpeg_does_not_make_it_truncated():
+    # Longer than any tail that could be searched for the marker.
+    assert np.array_equal(images.decode(jpeg() + bytes(100_000)), images.decode(jpeg()))
+
+
+def test_the_end_of_a_thumbnail_is_not_that_of_its_picture():
+    thumbnail, data = jpeg()[:2] + jpeg()[-2:], jpeg()
+    segment = b"\xff\xe1" + (len(thumbnail) + 8).to_bytes(2, "big") + b"Exif\x00\x00" + thumbnail
+    whole = data[:2] + segment + data[2:]
+    assert images.jpeg_is_whole(whole)
+    with pytest.raises(MediaError, match="truncated"):
+        images.decode(whole[: 2 + len(segment) + 900])
+
+
+@pytest.mark.parametrize("suffix", [".png", ".webp", ".tif"])
+def test_what_was_erased_by_transparency_stays_erased(tmp_path, suffix):
+    opaque, path = picture(), tmp_path / f"a{suffix}"
+    alpha = np.full(opaque.shape[:2], 255, np.uint8)
+    alpha[4:12, 8:20] = 0
+    options = {"lossless": True, "exact": True} if suffix == ".webp" else {}
+    exif = Image.Exif()
+    exif[274] = 6
+    Image.fromarray(np.dstack([opaque, alpha])).save(path, exif=exif, **options)
+    with Image.open(path) as hidden:
+        upright = np.asarray(ImageOps.exif_transpose(hidden).convert("RGB"))
+    assert np.array_equal(upright, np.rot90(opaque, -1)), "the color must be there to be hidden"
+    expected = np.where(alpha[..., None] == 0, 255, opaque)
+    assert np.array_equal(images.read(path), np.rot90(expected, -1))
+
+
+@pytest.mark.parametrize(("suffix", "options"), [(".tif", {}), (".png", {}), (".webp", {"lossless": True})])
+def test_several_pictures_in_a_file_are_refused_for_all_but_one_would_be_lost(tmp_path, suffix, options):
+    path = tmp_path / f"a{suffix}"
+    first, second = (Image.fromarray(picture() // part) for part in (1, 2))
+    first.save(path, save_all=True, append_images=[second], **options)
+    with pytest.raises(MediaError, match=r"several pictures[\s\S]*2 pages or frames"):
+        images.read(path)
+
+
 @pytest.mark.parametrize("share", [0.3, 0.6])
 def test_a_truncated_png_is_refused(tmp_path, share):
     buffer = io.BytesIO()

@@ -168,3 +168,9 @@ def slow_distance(a: str, b: str) -> int:
 @given(st.text("AB1", max_size=5), st.text("AB1", max_size=5))
 def test_edit_distance_equals_its_recursive_definition(a, b):
     assert serials.edit_distance(a, b) == slow_distance(a, b)
+
+
+@given(st.text("AB1", max_size=4), st.text("AB1", max_size=6))
+def test_the_distance_within_is_that_to_the_nearest_stretch(part, text):
+    stretches = {text[begin:end] for begin in range(len(text) + 1) for end in range(begin, len(text) + 1)}
+    assert serials.edit_distance_within(part, text) == min(serials.edit_distance(part, each) for each in stretches)
