@@ -91,12 +91,12 @@ class Verifier:
         if _same_pixels(original, result, region):
             return Verdict(False, None, "the result is the original")
         if isinstance(before, np.ndarray) and isinstance(after, np.ndarray) and self.recognizer is not None:
-            judge, similarity = self.recognizer.judge.name, float(before @ after)
+            name, similarity = self.recognizer.judge.name, float(before @ after)
             if not math.isfinite(similarity):
-                return Verdict(False, judge, "the recognizer's answer is no number")
+                return Verdict(False, name, "the recognizer's answer is no number")
             near = similarity > self.max_similarity
             reason = "the recognizer still takes it for the same person" if near else None
-            return Verdict(not near, judge, reason, similarity)
+            return Verdict(not near, name, reason, similarity)
         if isinstance(before, str) and isinstance(after, str) and self.reader is not None:
             was_read = len(before) >= MIN_READING
             # Whoever reads more than the serial has read the serial.

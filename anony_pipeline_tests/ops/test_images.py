@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
 from torch.utils._python_dispatch import TorchDispatchMode
 from upath import UPath
 
@@ -35,8 +35,6 @@ def test_red_is_the_first_channel_as_pillow_has_it(tmp_path):
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_images_are_turned_upright_as_pillow_turns_them(tmp_path, orientation):
-    from PIL import ImageOps
-
     flat = np.zeros((16, 32, 3), np.uint8)
     flat[:8, :8] = 255
     exif = Image.Exif()
