@@ -100,7 +100,7 @@ class Verifier:
         if isinstance(before, str) and isinstance(after, str) and self.reader is not None:
             was_read = len(before) >= MIN_READING
             # Whoever reads more than the serial has read the serial.
-            near = serials.edit_distance_within(before, after) <= 1 if was_read else 0 < len(before) and before == after
+            near = serials.edit_distance_within(before, after) <= 1 if was_read else bool(before) and before == after
             judge = self.reader.judge.name if was_read or near else None
             return Verdict(not near, judge, "the original serial can still be read" if near else None)
         return Verdict(False, None, "there is no judge to verify it")
