@@ -110,8 +110,8 @@ def _on_white(data: bytes, where: object) -> np.ndarray | None:
                 )
             if not image.has_transparency_data:
                 return None
-            image.load()  # which turns a TIFF upright, and it must not be turned twice
-            upright = ImageOps.exif_transpose(image).convert("RGBA")
+            # A TIFF is turned by whoever opens it.
+            upright = (image if image.format == "TIFF" else ImageOps.exif_transpose(image)).convert("RGBA")
             if upright.getchannel("A").getextrema()[0] == 255:
                 return None
             white = Image.new("RGBA", upright.size, "white")
