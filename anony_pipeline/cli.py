@@ -106,7 +106,9 @@ def doctor() -> None:
 
 
 @app.command()
-def init(directory: Annotated[Path, typer.Argument(metavar="DIR", help="Made if it is not there.")]) -> None:
+def init(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", callback=_writable, help="Made if it is not there.")],
+) -> None:
     """Copy the configurations, workspace.yaml and dagster.yaml into DIR, to run and edit them there."""
     from anony_pipeline import project
 
@@ -182,17 +184,23 @@ def unify(
     output: Output,
     widerface: Annotated[str | None, typer.Option(help="WIDERFace's folder.")] = None,
     pp4av: Annotated[str | None, typer.Option(help="PP4AV's folder.")] = None,
+    config: Annotated[
+        list[Path] | None, typer.Option("--config", help="Or the sources of a configuration, as a run unifies them.")
+    ] = None,
+    overrides: Overrides = None,
     without_images: Annotated[
         bool, typer.Option("--without-images", help="From the annotations alone: sizes left out, clipping not done.")
     ] = False,
 ) -> None:
     """Merge WIDERFace and PP4AV into one COCO file a split, with a report of everything that was bad."""
     from anony_pipeline import printing
+    from anony_pipeline.config import loading
     from anony_pipeline.datasets import unify as unifying
 
-    if widerface is None and pp4av is None:
-        raise typer.BadParameter("give --widerface DIR, --pp4av DIR or both")
-    report = unifying.unify(unifying.data_of(widerface, pp4av), output, without_images=without_images)
+    if bool(config) == (widerface is not None or pp4av is not None):
+        raise typer.BadParameter("give --widerface DIR, --pp4av DIR or both, or --config FILE")
+    data = loading.load(config, overrides or ()).data if config else unifying.data_of(widerface, pp4av)
+    report = unifying.unify(data, output, without_images=without_images)
     out.print(printing.unified(report, str(output)))
 
 

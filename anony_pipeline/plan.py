@@ -17,6 +17,7 @@ from anony_pipeline.doctor import Finding
 from anony_pipeline.errors import AnonyPipelineError
 from anony_pipeline.models import generator, lora, weights
 from anony_pipeline.models.lpips import load_lpips
+from anony_pipeline.models.plate_style import load_style_classifier
 from anony_pipeline.plates.styles import configured_styles, load_styles
 from anony_pipeline.runtime import device as devices
 from anony_pipeline.storage import locations
@@ -29,6 +30,7 @@ PARAMETERS = {"sd2-inpainting": (866, 424), "sd15-inpainting": (860, 207), "sdxl
 ADAM_AND_GRADIENT_BYTES = 16
 RESERVE_BYTES = 2 << 30
 LATER = "will be downloaded"
+WEIGHTS = (".safetensors", ".onnx", ".pth", ".pt")
 
 
 def examine(config: Config) -> list[Finding]:
@@ -43,6 +45,7 @@ def examine(config: Config) -> list[Finding]:
 def _data(config: Config) -> Iterator[Finding]:
     if unify.unified_is_there(config.paths.unified):
         yield from (_split(config, split) for split in ("train", "val"))
+        yield from _made_otherwise(config)
         return
     yield Finding("unified data", True, "not there yet: it will be made of the sources", needed=False)
     for source in config.data.sources:
@@ -59,6 +62,17 @@ def _data(config: Config) -> Iterator[Finding]:
             what = f"data.sources: {', '.join(unknown)} in plate_styles, and no style file"
             do = "add a style file to configs/plate_styles, or name one of " + ", ".join(_known_styles())
             yield Finding(f"plate styles of {source.name}", False, what, do)
+
+
+def _made_otherwise(config: Config) -> Iterator[Finding]:
+    """Files that the present sources and their settings have no influence on."""
+    try:
+        files = unify.made_otherwise(config)
+    except AnonyPipelineError:  # has a row of its own
+        return
+    for file in files:
+        what = f"{file} was made with other settings of `data`, and is used as it is"
+        yield Finding("settings of data", False, what, "remove it to make it anew", needed=False)
 
 
 def _split(config: Config, split: Split) -> Finding:
@@ -124,11 +138,11 @@ def _weights(config: Config) -> Iterator[Finding]:
         elif not role.startswith("second_"):  # nobody misses a further opinion
             what = "none: its figures will be null, and the gates that need them fail"
             yield Finding(role.replace("_", " "), False, what, f"set judges.{role}", needed=False)
-    helpers = {"targets.landmarks": config.targets.landmarks, "model.plate_style": config.model.plate_style}
-    for key, file in helpers.items():
-        if file is not None:
-            do = f"put it there, or set {key} to null"
-            yield Finding(key, Path(file).is_file(), file if Path(file).is_file() else f"{file} is not there", do)
+    if (file := config.targets.landmarks) is not None:
+        there, do = Path(file).is_file(), "put it there, or set targets.landmarks to null"
+        yield Finding("targets.landmarks", there, file if there else f"{file} is not there", do)
+    if (file := config.model.plate_style) is not None:
+        yield _plate_style(Path(file))
 
 
 def _weight(role: str, name: str, config: Config, revision: str | None = None) -> Finding:
@@ -144,7 +158,17 @@ def _weight(role: str, name: str, config: Config, revision: str | None = None) -
         if config.model.offline:
             return Finding(role, False, f"{name} is not here{terms}", str(error.do))
         return Finding(role, True, f"{name}{terms} {LATER}")
+    if found.is_dir() and not any(path.suffix in WEIGHTS for path in found.rglob("*")):
+        return Finding(role, False, f"{found} holds no weights", f"a folder with one of: {' '.join(WEIGHTS)}")
     return Finding(role, True, f"{name}: {found}{terms}")
+
+
+def _plate_style(path: Path) -> Finding:
+    try:
+        load_style_classifier(path)
+    except AnonyPipelineError as error:
+        return _refused("model.plate_style", error)
+    return Finding("model.plate_style", True, str(path))
 
 
 def _learnable(config: Config) -> Finding:
@@ -247,7 +271,8 @@ def _disk(config: Config) -> Finding:
     need = sum(PARAMETERS.get(model, (100,))) * 1e6 * BYTES_OF["fp32"] + RESERVE_BYTES
     free = shutil.disk_usage(there).free
     do = "free some, or set paths.outputs and paths.weights to another disk"
-    return Finding("disk", free > need, f"{free / 1e9:.0f} GB free at {there}, about {need / 1e9:.0f} GB needed", do)
+    what = f"{free / 1e9:.0f} GB free at {there}, about {need / 1e9:.0f} GB needed for weights; kept crops come on top"
+    return Finding("disk", free > need, what, do)
 
 
 def _work(config: Config) -> Finding:

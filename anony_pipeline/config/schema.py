@@ -446,7 +446,7 @@ class Config(Section):
 
     name: str = Field("demo", description="in titles and run names")
     seed: int = Field(0, description="all randomness is a function of seed, stream and step")
-    device: str = Field("auto", description="auto, cpu, cuda, cuda:1")
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda, cuda:1")
     profile: Profile = Field(
         "realistic",
         description="what is done to regions, as the place asks: generated ones; a blur where a face may not be "

@@ -64,14 +64,6 @@ def _draw(settings: Streetscape, sources: tuple[Source, ...]) -> bool:
             allowed="one of widerface, one of pp4av",
             do="name both, or leave data.streetscape out",
         )
-    for root in roots.values():
-        if root.exists() and not (root / writer.SETTINGS).exists():
-            raise ConfigError(
-                "the folder is not procedural, and would be overwritten",
-                where="data.streetscape",
-                got=root,
-                do="leave data.streetscape out to use what is there, or name another root",
-            )
     return writer.write(settings, roots["widerface"], roots["pp4av"]).written
 
 

@@ -124,20 +124,21 @@ def ensure_unified(config: Config) -> UnifyReport | None:
     """
     if not unified_is_there(config.paths.unified):
         return unify(config.data, config.paths.unified, cache=_cache(config))
-    for split in sources.SPLITS:
-        made_with = coco.load(unified_file(config.paths.unified, split)).info.get("made_with")
-        if made_with not in (None, _made_with(config.data)):
-            log.warning(
-                "%s was made with other settings of `data`, and is used as it is; remove it to make it anew",
-                unified_file(config.paths.unified, split),
-            )
+    for file in made_otherwise(config):
+        log.warning("%s was made with other settings of `data`, and is used as it is; remove it to make it anew", file)
     return None
+
+
+def made_otherwise(config: Config) -> list[AnyPath]:
+    """The unified files that this program made with other settings of ``data``; your own have none."""
+    files = [unified_file(config.paths.unified, split) for split in sources.SPLITS]
+    return [file for file in files if coco.load(file).info.get("made_with") not in (None, _made_with(config.data))]
 
 
 def unify(data: Data, output: AnyPath, *, without_images: bool = False, cache: Path | None = None) -> UnifyReport:
     """Merge all sources to ``unified_train.json`` and ``unified_val.json``, with a ``report.json`` beside them.
 
-    The same input gives the same bytes. Files that are there are replaced.
+    The same input gives the same bytes. Files that it made before are replaced.
 
     Args:
         data: The sources and how they are split.
@@ -147,11 +148,13 @@ def unify(data: Data, output: AnyPath, *, without_images: bool = False, cache: P
 
     Raises:
         ConfigError: If `data.splits` would leave out every frame of a block.
-        DatasetError: If a source can't be read, the folder can't be written, or more of a source is bad than
-            ``data.max_bad_share``; then ``report.json`` is written all the same, and lists every problem.
+        DatasetError: If a source can't be read, the folder can't be written or holds somebody else's files, or more of
+            a source is bad than ``data.max_bad_share``; then ``report.json`` is written all the same, and lists every
+            problem.
     """
     splits.check(data.splits)
     folder = locations.location(output)
+    _refuse_foreign(folder)
     gathered = [_gather(source, data, without_images=without_images, cache=cache) for source in data.sources]
     report = _report(gathered, folder, without_images=without_images)
     refusal = _refusal(gathered, data)
@@ -171,6 +174,17 @@ def unify(data: Data, output: AnyPath, *, without_images: bool = False, cache: P
             "the unified set can't be written", where=folder, got=error.strerror, do="check free space and permissions"
         ) from error
     return report
+
+
+def _refuse_foreign(folder: UPath) -> None:
+    """Refuse to replace annotations that were written by hand or by another program."""
+    for file in (unified_file(folder, split) for split in sources.SPLITS):
+        if locations.location(file).exists() and "made_with" not in coco.load(file).info:
+            raise DatasetError(
+                "the file was not made here, and would be replaced",
+                where=file,
+                do="name another folder, or move the file away; to train on it, leave it where it is",
+            )
 
 
 def image_cache(config: Config) -> Path:

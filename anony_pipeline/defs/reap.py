@@ -73,9 +73,15 @@ def main() -> None:
     """Reap in the instance that the other commands use here; arguments are ids of runs to reap by force."""
     # As `dagster job execute` does it: without DAGSTER_HOME, dagster.yaml of the working folder says where history is.
     home = os.environ.get("DAGSTER_HOME")
+    if not home and not Path("dagster.yaml").exists():
+        sys.exit("no dagster.yaml is here and DAGSTER_HOME is not set: go to the folder where the runs were started")
     with dg.DagsterInstance.get() if home else dg.DagsterInstance.from_config(str(Path.cwd())) as instance:
-        for run in reap(instance, frozenset(sys.argv[1:])):
+        if unknown := [run_id for run_id in sys.argv[1:] if not instance.has_run(run_id)]:
+            sys.exit(f"nothing was reaped: there is no such run: {', '.join(unknown)}")
+        reaped = reap(instance, frozenset(sys.argv[1:]))
+        for run in reaped:
             sys.stdout.write(f"{run.run_id}  {run.job_name}\n")
+        sys.stdout.write(f"{len(reaped)} runs freed\n")
         for run in instance.get_runs(dg.RunsFilter(statuses=OPEN)):
             if is_elsewhere(run):
                 host = run.tags[machine.HOST]

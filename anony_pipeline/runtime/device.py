@@ -16,14 +16,15 @@ def choose_device(name: str) -> torch.device:
     """Turn ``auto``, ``cpu``, ``cuda`` or ``cuda:1`` into a device that is there.
 
     Raises:
-        ConfigError: If CUDA is asked for and there is none.
+        ConfigError: If it is another name, or a CUDA device that is not here.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise ConfigError(
-            "no CUDA device is here", where="device", got=name, allowed="auto, cpu", do="set device: auto"
-        )
+    here = [f"cuda:{number}" for number in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    allowed = ["auto", "cpu", *(["cuda"] if here else []), *here]
+    if name not in allowed:
+        what = "no such CUDA device is here" if name.startswith("cuda") else "there is no such device"
+        raise ConfigError(what, where="device", got=name, allowed=", ".join(allowed), do="set device: auto")
     return torch.device(name)
 
 

@@ -12,7 +12,7 @@ import torch
 
 from anony_pipeline.config import loading
 from anony_pipeline.config.schema import Config
-from anony_pipeline.datasets import folds, integrity, loaders, unify
+from anony_pipeline.datasets import folds, integrity, loaders, raw, unify
 from anony_pipeline.datasets.coco import CocoSet
 from anony_pipeline.errors import AnonyPipelineError, CheckpointError, ConfigError, DatasetError
 from anony_pipeline.losses import identity
@@ -215,6 +215,8 @@ class _Training:
         check_shares(config, self.team.size)
         check_sharding(config, self.team.size)
         with self.team.first_goes_ahead():
+            if config.data.streetscape is not None and not unify.unified_is_there(config.paths.unified):
+                raw.provide(config.data, Path(config.paths.cache))
             unify.ensure_unified(config)
             val = loaders.open_split(config, "val")
             check_styles(val)

@@ -13,8 +13,9 @@ import yaml
 from rich.console import Console
 from typer.testing import CliRunner
 
-from anony_pipeline import cli, project
+from anony_pipeline import cli, plan, project
 from anony_pipeline.config import loading
+from anony_pipeline.datasets import unify
 from anony_pipeline.errors import ConfigError
 
 COMMANDS = (
@@ -122,6 +123,39 @@ def test_an_output_with_a_file_in_its_way_is_refused_first(command, tmp_path):
     assert f"{tmp_path / 'file'} is a file" in str(result.exception)
 
 
+def test_unify_takes_the_sources_of_a_configuration_as_a_run_does(tmp_path):
+    layer = tmp_path / "layer.yaml"
+    source = {"name": "streets", "layout": "pp4av", "root": str(pp4av(tmp_path / "data")), "exhaustive": ["face"]}
+    layer.write_text(json.dumps({"data": {"sources": [source]}, "paths": {"unified": str(tmp_path / "out")}}))
+    result = invoke("unify", "--config", layer, "--output", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    images = [
+        image
+        for split in ("train", "val")
+        for image in json.loads((tmp_path / "out" / f"unified_{split}.json").read_text())["images"]
+    ]
+    assert {image["source"] for image in images} == {"streets"}
+    assert all(image["not_exhaustive_category_ids"] for image in images)
+    assert unify.made_otherwise(loading.load([layer])) == []
+    other = loading.load([layer], ["data.splits.block_frames=7"])
+    assert len(unify.made_otherwise(other)) == 2
+    assert [f.needed for f in plan.examine(other) if "made with other settings" in f.what] == [False, False]
+
+
+def test_unify_takes_folders_or_a_configuration_and_not_both(tmp_path):
+    result = invoke("unify", "--pp4av", tmp_path, "--config", "configs/smoke.yaml", "--output", tmp_path / "out")
+    assert result.exit_code == 2
+
+
+def test_a_data_set_is_never_drawn_over(tmp_path):
+    photo = tmp_path / "widerface" / "WIDER_train" / "images" / "a" / "x.jpg"
+    photo.parent.mkdir(parents=True)
+    photo.write_text("mine")
+    result = invoke("streetscape", "--output", tmp_path, "--people", 1, "--scenes", 1)
+    assert "would be overwritten" in str(result.exception)
+    assert photo.read_text() == "mine"
+
+
 def test_unify_wants_at_least_one_source(tmp_path):
     result = invoke("unify", "--output", tmp_path)
     assert result.exit_code == 2
@@ -136,6 +170,13 @@ def test_init_copies_what_is_needed_and_never_overwrites(tmp_path):
     assert (tmp_path / "workspace.yaml").is_file()
     assert (tmp_path / "dagster.yaml").is_file()
     assert loading.load([tmp_path / "configs/smoke.yaml"]).paths.outputs == str(tmp_path / "outputs/smoke")
+
+
+def test_init_into_a_file_is_refused(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    result = invoke("init", tmp_path / "file")
+    assert isinstance(result.exception, ConfigError)
+    assert (tmp_path / "file").read_text() == "mine"
 
 
 def test_configurations_are_found_from_the_working_folder_first(tmp_path, monkeypatch):
@@ -246,7 +287,12 @@ def planned(*overrides):
         ("LPIPS", "model.lpips={network: vgg, backbone: none.pth}", "none.pth"),
         ("disk", "paths.outputs=memory://outputs", "on this machine alone"),
         ("targets.landmarks", "targets.landmarks=/nowhere/yunet.onnx", "/nowhere/yunet.onnx is not there"),
-        ("model.plate_style", "model.plate_style=/nowhere/styles.safetensors", "styles.safetensors is not there"),
+        (
+            "model.plate_style",
+            "model.plate_style=/nowhere/styles.safetensors",
+            "styles.safetensors: the weights file is missing",
+        ),
+        ("recognizer", "judges.recognizer=docs", "docs holds no weights"),
     ],
 )
 def test_plan_refuses_what_training_would_refuse_later(name, override, said):

@@ -68,13 +68,13 @@ def test_procedural_data_is_drawn_into_both_folders(tmp_path, drawn):
     assert [settings.seed for settings in drawn] == [7]
 
 
-def test_a_folder_with_something_else_in_it_is_never_drawn_over(tmp_path, drawn):
+def test_a_folder_with_something_else_in_it_is_never_drawn_over(tmp_path):
     (tmp_path / "pp4av").mkdir()
     (tmp_path / "pp4av" / "photo.jpg").write_text("mine")
     with pytest.raises(ConfigError, match="not procedural, and would be overwritten"):
-        raw.provide(data(tmp_path, Streetscape()), tmp_path / "cache")
-    assert not drawn
+        raw.provide(data(tmp_path, Streetscape(people=2, scenes=2)), tmp_path / "cache")
     assert (tmp_path / "pp4av" / "photo.jpg").read_text() == "mine"
+    assert not (tmp_path / "widerface").exists()
 
 
 def test_procedural_data_wants_one_source_of_each_layout(tmp_path, drawn):

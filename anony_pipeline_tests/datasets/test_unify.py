@@ -321,6 +321,20 @@ def test_unified_files_that_are_there_are_used_as_they_are(tmp_path):
     assert not (tmp_path / "cache").exists()
 
 
+def test_annotations_that_were_not_made_here_are_never_replaced(tmp_path):
+    data, output = both(tmp_path), tmp_path / "own"
+    unify.unify(data, output)
+    unify.unify(data, output)  # its own are
+    file = output / "unified_val.json"
+    mine = json.loads(file.read_text())
+    del mine["info"]["made_with"]
+    file.write_text(json.dumps(mine))
+    before = layouts.below(output)
+    with pytest.raises(DatasetError, match=r"not made here, and would be replaced[\s\S]*unified_val"):
+        unify.unify(data, output)
+    assert layouts.below(output) == before
+
+
 def test_files_made_with_other_settings_are_used_with_a_warning(tmp_path, caplog):
     data = both(tmp_path)
     unify.ensure_unified(config_of(data, tmp_path))

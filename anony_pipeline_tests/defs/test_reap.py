@@ -65,7 +65,8 @@ def test_what_is_left_to_another_machine_is_said(instance, monkeypatch, capsys):
     monkeypatch.setenv("DAGSTER_HOME", instance.root_directory)
     monkeypatch.setattr("sys.argv", ["reap"])
     reap.main()
-    assert capsys.readouterr().out == f"{run_id}  joint_training  left alone: reap it on another, or name it here\n"
+    left = f"{run_id}  joint_training  left alone: reap it on another, or name it here"
+    assert capsys.readouterr().out.splitlines() == ["0 runs freed", left]
 
 
 def test_the_slot_in_the_pool_is_free_again(instance):
@@ -76,3 +77,24 @@ def test_the_slot_in_the_pool_is_free_again(instance):
     assert storage.get_concurrency_info("gpu").active_slot_count == 1
     reap.reap(instance)
     assert storage.get_concurrency_info("gpu").active_slot_count == 0
+
+
+def reaped(folder, *arguments):
+    environment = {name: value for name, value in os.environ.items() if name != "DAGSTER_HOME"}
+    command = [sys.executable, "-m", "anony_pipeline.defs.reap", *arguments]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_a_folder_without_dagster_is_refused_and_nothing_is_made_there(tmp_path):
+    run = reaped(tmp_path, "some-run")
+    assert run.returncode != 0
+    assert "no dagster.yaml is here" in run.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_that_there_is_none_of_is_named(tmp_path):
+    (tmp_path / "dagster.yaml").write_text("")
+    run = reaped(tmp_path, "some-run")
+    assert run.returncode != 0
+    assert "no such run: some-run" in run.stderr
+    assert reaped(tmp_path).stdout == "0 runs freed\n"

@@ -16,8 +16,21 @@ def test_auto_takes_what_is_there():
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 @pytest.mark.parametrize("name", ["cuda", "cuda:1"])
 def test_cuda_is_refused_where_there_is_none(name):
-    with pytest.raises(ConfigError, match=r"no CUDA device is here(.|\n)*set device: auto"):
+    with pytest.raises(ConfigError, match=r"no such CUDA device is here(.|\n)*set device: auto"):
         device.choose_device(name)
+
+
+def test_a_gpu_is_refused_that_is_one_too_many(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert device.choose_device("cuda:1") == torch.device("cuda:1")
+    with pytest.raises(ConfigError, match=r"got:\s+cuda:2\n\s+allowed: auto, cpu, cuda, cuda:0, cuda:1"):
+        device.choose_device("cuda:2")
+
+
+def test_another_devices_name_is_refused():
+    with pytest.raises(ConfigError, match=r"no such device(.|\n)*tpu"):
+        device.choose_device("tpu")
 
 
 @pytest.mark.parametrize(("name", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])

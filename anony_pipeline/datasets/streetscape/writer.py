@@ -16,6 +16,7 @@ from anony_pipeline.datasets.streetscape import camera as cameras
 from anony_pipeline.datasets.streetscape.casting import CrowdPlan, StreetPlan, crowd_scene, leads_of, street_frame
 from anony_pipeline.datasets.streetscape.scenes import Scene, SceneRegion
 from anony_pipeline.datasets.streetscape.vehicles import Vehicle, sample_vehicle
+from anony_pipeline.errors import ConfigError
 from anony_pipeline.runtime.progress import track
 from anony_pipeline.runtime.seeding import numpy_generator
 from anony_pipeline.storage import atomic
@@ -105,12 +106,22 @@ def write(settings: Streetscape, widerface_root: Path, pp4av_root: Path, *, work
 
     Returns:
         Counts of what lies there now.
+
+    Raises:
+        ConfigError: If something else lies in one of the folders.
     """
     roots = {"widerface": Path(widerface_root), "pp4av": Path(pp4av_root)}
     wanted = {"format": FORMAT, "version": VERSION, "settings": settings.model_dump(mode="json")}
     found = [_settings_in(root) for root in roots.values()]
     if all(one is not None and {**one, "report": None} == {**wanted, "report": None} for one in found):
         return StreetscapeReport(**{**found[0]["report"], "written": False})  # type: ignore[index]
+    for root in roots.values():
+        if root.exists() and not (root / SETTINGS).exists() and (not root.is_dir() or any(root.iterdir())):
+            raise ConfigError(
+                "what lies there is not procedural, and would be overwritten",
+                where=root,
+                do="name another folder; to use what is there, leave data.streetscape out",
+            )
     jobs = jobs_of(settings)
     truths: dict[str, dict[str, Any]] = {"widerface": {}, "pp4av": {}}
     with atomic.folder(roots["widerface"]) as wider, atomic.folder(roots["pp4av"]) as drive:
