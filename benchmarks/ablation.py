@@ -560,7 +560,7 @@ faces. `unsteadiness`: spread of the logarithm of the generator's gradient norm,
 
 ## What bounds these effects
 
-Looked at once, by hand, on the demo's last checkpoint (seven batches of four crops of each kind, one CPU core). A weight can change no more than its loss's
+Looked at once, by hand, on the last checkpoint of a demo with an earlier base model (seven batches of four crops of each kind, one CPU core). A weight can change no more than its loss's
 share of the gradient. Norms of the gradients of the weighted losses: on faces `detection` 0.107, `id` 0.034, `adv` 0.020, `perceptual` 0.019, `l1` 0.008; on plates
 `reading` 0.125, `detection` 0.034, `l1` 0.023, `perceptual` 0.006, `adv` 0.0001.
 
@@ -568,9 +568,9 @@ share of the gradient. Norms of the gradients of the weighted losses: on faces `
   is 0.03 on average, and more weight moves those few alone. Similarity has a floor, hair and outline, that no weight reaches. Its price does not show here.
 - **`adv_weight` and the discriminator's capacity.** The discriminator begins with random weights: its loss, which is 2 where it knows nothing, was
   2.00 over steps 1 to 80, 1.96 and 1.91 over the next forties, and 1.87 over steps 161 to 200. So the demo ends before it says anything, and `long` rows see it begin: a larger one
-  makes faces a little more real, a heavier one does not yet. Faces look more like each other with five times the weight (0.065 to 0.081), and not with fifty times.
+  makes faces more real, and so does one of five times the weight; fifty times is no better than five and less steady. In none of them do faces look more like each other.
 - **Longer training** makes plates more real and detectors better (`long`), and faces less: distances to one target of many that would do pull them to a mean.
-- **More steps** a face make faces more real and keep less for detectors (`two_steps`, `four_steps`), and characters are as good as after one: the base model was trained to be done in
+- **More steps** a face make faces less like their originals and more like each other, no more real, and keep less for detectors (`two_steps`, `four_steps`); characters are as good as after one: the base model was trained to be done in
   one step, and on plates never on what its own first step left.
 - **Memory and speed** are those of a model of 5 M parameters, whose activations and critics weigh more than its adapters; on a CPU the peak is the whole process's, in which a
   discriminator of 16 channels is lost.
