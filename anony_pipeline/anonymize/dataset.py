@@ -17,6 +17,7 @@ from anony_pipeline.datasets.sources import SPLITS
 from anony_pipeline.errors import PrivacyError
 from anony_pipeline.ops import images
 from anony_pipeline.runtime.progress import track
+from anony_pipeline.storage import locations
 from anony_pipeline.structures import boxes
 from anony_pipeline.structures.regions import CATEGORY_IDS, Region, boxes_of
 
@@ -54,7 +55,8 @@ def anonymize_dataset(
         device: ``auto``, ``cpu``, ``cuda``.
 
     Raises:
-        PrivacyError: If the output lies where originals lie.
+        PrivacyError: If the output lies where originals of any source lie, or where their labels lie.
+        DatasetError: If a region lies beyond its image.
         CheckpointError: If a checkpoint is incomplete.
     """
     checkpoints = [checkpoint] if isinstance(checkpoint, Path) else list(checkpoint)
@@ -79,13 +81,23 @@ def anonymize_dataset(
 
 
 def _refuse_same_place(unified: CocoSet, output: Path) -> None:
-    target = output.resolve()
-    for image in unified.images[:1]:
-        root = Path(str(unified.image_file(image)).removesuffix(image["file_name"])).resolve()
+    """Of every source: an image is written over by one of the same name, whichever source it is of."""
+    target, labels = output.resolve(), locations.location(unified.path.parent)
+    roots = list(unified.roots.values())
+    if any(image.get("source") not in unified.roots for image in unified.images):
+        roots.append(labels)
+    for root in (Path(str(root)).resolve() for root in roots if locations.is_local(root)):
         if target == root or root in target.parents or target in root.parents:
             raise PrivacyError(
                 "the output lies where the originals lie", where=output, got=root, do="name an output folder of its own"
             )
+    if locations.is_local(labels) and target == Path(str(labels)).resolve():
+        raise PrivacyError(
+            "the output's labels would be written over those of the originals",
+            where=output,
+            got=unified.path,
+            do="name an output folder of its own",
+        )
 
 
 def _groups(found: Iterable[RegionExample]) -> Iterator[list[RegionExample]]:

@@ -72,7 +72,7 @@ class CocoSet:
 
     def image_file(self, image: Record) -> Path | UPath:
         """Where an image lies: a `Path` on this machine (with a cache, that of the copy), a `UPath` elsewhere."""
-        root = self._roots.get(image.get("source"))
+        root = self.roots.get(image.get("source"))
         if root is None:
             root = locations.location(self.path.parent)
         file = root / image["file_name"]
@@ -84,11 +84,12 @@ class CocoSet:
     def is_remote(self) -> bool:
         """Whether images of some source lie elsewhere than on this machine."""
         return not all(
-            locations.is_local(root) for root in [locations.location(self.path.parent), *self._roots.values()]
+            locations.is_local(root) for root in [locations.location(self.path.parent), *self.roots.values()]
         )
 
     @cached_property
-    def _roots(self) -> dict[str | None, UPath]:
+    def roots(self) -> dict[str | None, UPath]:
+        """The folder of each source's images, by the source's name."""
         folder = locations.location(self.path.parent)
         return {
             name: locations.location(source["root"], relative_to=folder)

@@ -86,3 +86,29 @@ def test_what_is_unlabelled_is_looked_for_where_labels_may_be_missing_and_only_t
 def test_originals_are_never_written_over(config, tmp_path):
     with pytest.raises(PrivacyError, match="where the originals lie"):
         dataset.anonymize_dataset(config, tmp_path / "checkpoint", tmp_path / "raw")
+
+
+@pytest.mark.parametrize("output", ["b/street", "b", "b/street/deeper", "a/wide"])
+def test_originals_of_no_source_are_written_over(tmp_path, monkeypatch, output):
+    """Of two sources, whose images have equal names."""
+    monkeypatch.setattr(dataset, "load_anonymizer", lambda *_, **__: pytest.fail("it must not come so far"))
+    roots = {"wide": "a/wide", "street": "b/street"}
+    sources = [{"name": name, "layout": "pp4av", "root": root, "exhaustive": []} for name, root in roots.items()]
+    file = tmp_path / "experiment.yaml"
+    file.write_text(yaml.safe_dump({"paths": {"unified": "unified"}, "data": {"sources": sources}}))
+    for split in ("train", "val"):
+        records = []
+        for number, (name, root) in enumerate(roots.items(), start=1):
+            images.write(tmp_path / root / f"{split}.png", np.full((40, 60, 3), 200, np.uint8))
+            records.append({"id": number, "file_name": f"{split}.png", "source": name, "width": 60, "height": 40})
+        info = {"sources": {name: {"root": f"../{root}"} for name, root in roots.items()}}
+        coco.save(tmp_path / "unified" / f"unified_{split}.json", info, records, [])
+    with pytest.raises(PrivacyError, match="where the originals lie"):
+        dataset.anonymize_dataset(loading.load([file]), tmp_path / "checkpoint", tmp_path / output)
+
+
+def test_the_labels_of_the_originals_are_never_written_over(config, tmp_path):
+    before = (tmp_path / "unified" / "unified_train.json").read_bytes()
+    with pytest.raises(PrivacyError, match="over those of the originals"):
+        dataset.anonymize_dataset(config, tmp_path / "checkpoint", tmp_path / "unified")
+    assert (tmp_path / "unified" / "unified_train.json").read_bytes() == before
