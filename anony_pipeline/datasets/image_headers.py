@@ -11,7 +11,7 @@ import struct
 from pathlib import Path
 from typing import BinaryIO
 
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, TiffImagePlugin
 from upath import UPath
 
 from anony_pipeline.errors import AnonyPipelineError, MediaError
@@ -61,7 +61,7 @@ def _upright_size(file: BinaryIO, where: object) -> tuple[int, int]:
     file.seek(0)
     try:
         with Image.open(file) as image:
-            (width, height), name = image.size, image.format or ""
+            (width, height), name = _stored_size(image), image.format or ""
             turned = _orientation(image) in TURNED
             head = _head(file)
     except (Image.DecompressionBombError, SyntaxError, ValueError, EOFError, OSError, struct.error) as error:
@@ -76,6 +76,14 @@ def _upright_size(file: BinaryIO, where: object) -> tuple[int, int]:
             do="copy it again",
         )
     return (height, width) if turned else (width, height)
+
+
+def _stored_size(image: Image.Image) -> tuple[int, int]:
+    """As the pixels lie in the file, not yet turned."""
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        # `size` is turned upright by newer versions of Pillow, for this format alone.
+        return int(image.tag_v2[ExifTags.Base.ImageWidth]), int(image.tag_v2[ExifTags.Base.ImageLength])
+    return image.size
 
 
 def _orientation(image: Image.Image) -> int | None:

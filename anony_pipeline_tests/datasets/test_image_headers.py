@@ -21,7 +21,7 @@ def test_the_size_is_that_of_the_decoded_image(tmp_path, suffix):
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp"])
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tif"])
 def test_a_turned_image_has_the_size_that_it_is_read_with(tmp_path, suffix, orientation):
     path = tmp_path / f"a{suffix}"
     path.write_bytes(layouts.picture(41, 27, suffix, orientation=orientation))
