@@ -138,7 +138,7 @@ def write(
         packet: XMP; it is left out where the format has no place for it (see `xmp.SUFFIXES`).
 
     Raises:
-        MediaError: If the format is unknown, or the disk refuses the file.
+        MediaError: If the format is unknown or has no place for so many pixels, or the disk refuses the file.
     """
     options = {
         ".jpg": [cv2.IMWRITE_JPEG_QUALITY, quality],
@@ -148,7 +148,18 @@ def write(
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
         raise MediaError("unknown image format", where=path, got=suffix or "no suffix", allowed=" ".join(SUFFIXES))
-    _, encoded = cv2.imencode(suffix, cv2.cvtColor(image_rgb, cv2.COLOR_RGB2BGR), options.get(suffix, []))
+    try:
+        done, encoded = cv2.imencode(suffix, cv2.cvtColor(image_rgb, cv2.COLOR_RGB2BGR), options.get(suffix, []))
+    except cv2.error:
+        done = False
+    if not done:
+        raise MediaError(
+            "the image can't be encoded in the format that its name says",
+            where=path,
+            got=f"{image_rgb.shape[1]} x {image_rgb.shape[0]} px as {suffix}",
+            allowed="sides of up to 65,500 px in JPEG, 16,383 px in WebP",
+            do="make it smaller, or name it .png",
+        )
     data = encoded.tobytes()
     try:
         atomic.write_bytes(path, xmp.insert(data, packet) if packet and suffix in xmp.SUFFIXES else data, mode)

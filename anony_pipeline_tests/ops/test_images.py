@@ -157,6 +157,13 @@ def test_an_unknown_suffix_is_refused_before_anything_is_written(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(("suffix", "width"), [(".jpg", 70_000), (".webp", 20_000)])
+def test_an_image_that_its_format_has_no_place_for_is_refused_before_anything_is_written(tmp_path, suffix, width):
+    with pytest.raises(MediaError, match=rf"can't be encoded(.|\n)*{width} x 1 px(.|\n)*65,500"):
+        images.write(tmp_path / f"a{suffix}", np.zeros((1, width, 3), np.uint8))
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_disk_that_refuses_is_named(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(MediaError, match="can't be written"):
