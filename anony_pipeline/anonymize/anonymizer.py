@@ -16,6 +16,7 @@ from anony_pipeline.anonymize.filling import Filler, Task
 from anony_pipeline.anonymize.ledger import LedgerRow
 from anony_pipeline.anonymize.policy import Policy
 from anony_pipeline.anonymize.verifying import Verifier
+from anony_pipeline.errors import DatasetError
 from anony_pipeline.ops.masks import GROWTH
 from anony_pipeline.runtime import seeding
 from anony_pipeline.structures import boxes
@@ -42,6 +43,14 @@ class Job:
     name: str = "image"
     regions: Sequence[Region] | None = None
     style: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse regions that cover nothing: what they were meant for would be left as it is, and counted as done.
+
+        Raises:
+            DatasetError: If a region covers no pixel of the image.
+        """
+        _masks_of(self.name, self.regions or (), self.image_rgb)
 
 
 @dataclass
@@ -110,6 +119,9 @@ class Anonymizer:
 
         Returns:
             A new image and the ledger, one row a region.
+
+        Raises:
+            DatasetError: If a region covers no pixel of the image.
         """
         done = self.anonymize_batch([Job(image_rgb, name, regions, style)])[0]
         return done.image_rgb, done.rows
@@ -127,7 +139,7 @@ class Anonymizer:
         return results
 
     def find(self, images_rgb: Sequence[np.ndarray]) -> list[list[Region]]:
-        """What the detector finds in each image, from its kind's threshold on.
+        """What the detector finds in each image, from its kind's threshold on; nothing that lies beyond the image.
 
         Raises:
             ValueError: If there is no detector.
@@ -136,7 +148,10 @@ class Anonymizer:
             raise ValueError("regions must be given to an anonymizer without a detector")
         least = {Kind.FACE: self.policy.threshold, Kind.PLATE: self.policy.plate_threshold}
         found = self.detect(images_rgb, min(least.values()))
-        return [[region for region in regions if region.score >= least[region.kind]] for regions in found]
+        return [
+            [region for region in regions if region.score >= least[region.kind] and not _is_beyond(region, image)]
+            for image, regions in zip(images_rgb, found, strict=True)
+        ]
 
     def _regions(self, jobs: Sequence[Job]) -> list[list[Region]]:
         blank = [i for i, job in enumerate(jobs) if job.regions is None]
@@ -148,11 +163,7 @@ class Anonymizer:
 
     def _begin(self, job: Job, regions: list[Region]) -> tuple[Anonymized, list[_Pending]]:
         """Fill all masks so that nothing is left to see, and list what may be generated."""
-        height, width = job.image_rgb.shape[:2]
-        masks = np.concatenate(
-            [boxes.round_outward(boxes.grow([r.box_xyxy], GROWTH[r.kind]), width, height) for r in regions]
-            or [np.zeros((0, 4), int)]
-        )
+        masks = _masks_of(job.name, regions, job.image_rgb)
         result = Anonymized(
             job.image_rgb.copy(),
             [
@@ -285,3 +296,28 @@ class Anonymizer:
         for item in items:
             filling.redact(item.result.image_rgb, item.row.mask_xyxy, "solid", self.policy.solid_color)
             item.note(method="solid", reason=reason)
+
+
+def _is_beyond(region: Region, image_rgb: np.ndarray) -> bool:
+    """Whether nothing of the region lies in the image; that of numbers that are not finite is not known."""
+    height, width = image_rgb.shape[:2]
+    return bool(boxes.area(boxes.clip([region.box_xyxy], width, height))[0] == 0)
+
+
+def _masks_of(name: str, regions: Sequence[Region], image_rgb: np.ndarray) -> np.ndarray:
+    """The whole pixels that are replaced, ``(N, 4)``; every region has some."""
+    height, width = image_rgb.shape[:2]
+    for region in regions:
+        if not np.isfinite(region.box_xyxy).all() or _is_beyond(region, image_rgb):
+            label = "" if region.annotation_id is None else f"annotation {region.annotation_id}: "
+            raise DatasetError(
+                "a region covers no pixel of its image",
+                where=name,
+                got=f"{label}{region.kind} {region.box_xyxy} in {width} x {height} px",
+                allowed="boxes in pixels that lie in the image at least in part",
+                do="mend the box, or take it out",
+            )
+    return np.concatenate(
+        [boxes.round_outward(boxes.grow([r.box_xyxy], GROWTH[r.kind]), width, height) for r in regions]
+        or [np.zeros((0, 4), int)]
+    )

@@ -6,6 +6,7 @@ from anony_pipeline.anonymize.anonymizer import Anonymizer, Job
 from anony_pipeline.anonymize.filling import Filler
 from anony_pipeline.anonymize.policy import Policy
 from anony_pipeline.anonymize.verifying import Verifier, plate_crop
+from anony_pipeline.errors import DatasetError
 from anony_pipeline.models.reader import Reading
 from anony_pipeline.plates import serials
 from anony_pipeline.plates.styles import load_styles
@@ -177,6 +178,34 @@ def test_regions_over_the_edge_and_over_each_other_are_replaced_whole(tmp_path):
     kept = outside(rows, image.shape)
     assert not changed[kept].any()
     assert changed[~kept].mean() > 0.99
+
+
+@pytest.mark.parametrize(
+    "box",
+    [
+        (1000.0, 100.0, 1200.0, 180.0),
+        (301.0, 10.0, 330.0, 40.0),
+        (60.0, 60.0, 40.0, 30.0),
+        (50.0, 50.0, 50.0, 90.0),
+        (float("nan"), 10.0, 30.0, 40.0),
+        (10.0, 10.0, float("inf"), 40.0),
+    ],
+    ids=["beyond", "just beyond", "inside out", "no width", "NaN", "infinite"],
+)
+def test_a_given_region_that_covers_nothing_is_refused_and_not_counted_as_done(tmp_path, box):
+    image = NOISE[:, :300]
+    with pytest.raises(DatasetError, match=r"covers no pixel(.|\n)*annotation 7: face"):
+        make(tmp_path).anonymize(image, [FACE, Region(Kind.FACE, box, annotation_id=7)])
+
+
+def test_a_detection_beyond_the_image_is_none_and_one_that_is_no_number_is_refused(tmp_path):
+    def detecting(box):
+        return make(tmp_path, detect=lambda images, threshold: [[Region(Kind.FACE, box)] for _ in images])
+
+    image, rows = detecting((1000.0, 1000.0, 1100.0, 1100.0)).anonymize(NOISE)
+    assert (rows, np.array_equal(image, NOISE)) == ([], True)
+    with pytest.raises(DatasetError, match="covers no pixel"):
+        detecting((float("nan"), 10.0, 30.0, 40.0)).anonymize(NOISE)
 
 
 def test_no_neighbours_face_is_shown_to_the_generator(tmp_path):
