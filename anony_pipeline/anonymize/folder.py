@@ -111,11 +111,12 @@ def anonymize_folder(
     Raises:
         PrivacyError: If the output lies where the originals lie.
         MediaError: If there is nothing to do, or two images would get one name.
+        DatasetError: If the boxes can't be right (see `Labels.read`).
         CheckpointError: If the checkpoint is incomplete.
     """
     begin = time.monotonic()
     sources = find_images(inputs, output)
-    labels = Labels.read(boxes) if boxes is not None else None
+    labels = Labels.read(boxes, sources) if boxes is not None else None
     opened = open_checkpoint(checkpoint)
     report = FolderReport(dry_run=dry_run, other_files=_other_files(inputs))
     regions = manifests.sha256_of(boxes) if boxes is not None else "detected"
@@ -125,7 +126,8 @@ def anonymize_folder(
         "face_detector": None if face_detector is None else weights.check_sha256(face_detector, None),
     }
     ledger = Ledger(output / LEDGER, {"checkpoint": opened.sha256, **settings})
-    todo = {name: path for name, path in sources.items() if not _finished(name, path, output, ledger, report)}
+    todo = {name: path for name, path in sources.items() if not _finished(name, path, output, labels, ledger)}
+    report.skipped = [name for name in sources if name not in todo]
     if dry_run:
         report.written = list(todo)
         return report
@@ -277,12 +279,13 @@ class Ledger:
             file.write("".join(json.dumps(line, sort_keys=True) + "\n" for line in [*rows, last]))
 
 
-def _finished(name: str, source: Path, output: Path, ledger: Ledger, report: FolderReport) -> bool:
+def _finished(name: str, source: Path, output: Path, labels: Labels | None, ledger: Ledger) -> bool:
     path = output / name
     whole = name in ledger.done and path.is_file() and manifests.sha256_of(path) == ledger.done[name]["sha256"]
+    # Of two images that now claim one record, neither has it: what it was anonymized by may be the other's.
+    known = labels is None or name in labels.record_of
     # Another image may have taken the original's name since.
-    if whole and source.stat().st_mtime_ns <= path.stat().st_mtime_ns:
-        report.skipped.append(name)
+    if whole and known and source.stat().st_mtime_ns <= path.stat().st_mtime_ns:
         return True
     ledger.forget(name)
     return False

@@ -1,20 +1,24 @@
 """COCO boxes in and out, for images that are anonymized file by file."""
 
 import json
+import math
 import re
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-import cv2
-
+from anony_pipeline.datasets import coco
+from anony_pipeline.datasets.coco import Record
 from anony_pipeline.errors import DatasetError, MediaError
+from anony_pipeline.ops import images
 from anony_pipeline.structures import boxes
 from anony_pipeline.structures.regions import CATEGORY_IDS, CATEGORY_NAMES, Kind, Region, kind_of_category
 
 WHO_IT_WAS = ("identity", "serial")
 """What labels may say about the originals, and those of anonymized images must not."""
+MEND = "mend the file: a region whose box is wrong would be left as it is"
 CATEGORIES = [{"id": number, "name": kind.value} for kind, number in CATEGORY_IDS.items()]
 
 
@@ -25,34 +29,40 @@ class Labels:
     Attributes:
         path: The file, for messages.
         document: Its content, unchanged.
-        images: The image records by file name.
+        record_of: The record of each image that the file knows, by the image's name; no two share one.
         regions_of: The annotations by image id.
     """
 
     path: Path
     document: dict[str, Any]
-    images: dict[str, dict[str, Any]]
-    regions_of: dict[int, list[dict[str, Any]]]
+    record_of: dict[str, Record]
+    regions_of: dict[int, list[Record]]
 
     @classmethod
-    def read(cls, path: Path) -> "Labels":
+    def read(cls, path: Path, sources: Mapping[str, Path]) -> "Labels":
         """Read a COCO file with faces and licence plates; categories that are neither by name are left out of account.
 
+        Args:
+            path: The file.
+            sources: The images to anonymize by their relative names, for which records are looked for.
+
         Raises:
-            DatasetError: If the file is missing or no COCO file, if it has neither category, or if it is not clear
-                whether one of its categories is meant: its regions would be left as they are.
+            DatasetError: If the file is missing or no COCO file, if it has neither category, if it is not clear
+                whether one of its categories is meant, or if a box can't be right: regions would be left as they are.
         """
         try:
             document = json.loads(path.read_text(encoding="utf-8-sig"))
-            named = {image["file_name"]: image for image in document["images"]}
             names = {category["id"]: str(category["name"]) for category in document["categories"]}
             kinds = {number: kind for number, name in names.items() if (kind := kind_of_category(name)) is not None}
-            regions: dict[int, list[dict[str, Any]]] = {}
-            for annotation in document["annotations"]:
-                if annotation["category_id"] in kinds:
-                    number = CATEGORY_IDS[kinds[annotation["category_id"]]]
-                    regions.setdefault(annotation["image_id"], []).append({**annotation, "category_id": number})
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            given = list(document["annotations"])
+            unknown = [annotation for annotation in given if annotation.get("category_id") not in names]
+            repeated = len(document["categories"]) - len(names)
+            content = {
+                "images": document["images"],
+                "annotations": [_renumbered(annotation, kinds) for annotation in given],
+                "categories": coco.CATEGORIES,
+            }
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
             raise DatasetError(
                 "the boxes can't be read",
                 where=path,
@@ -63,27 +73,49 @@ class Labels:
         unclear = [
             name for number, name in names.items() if number not in kinds and re.search("face|plate", name.lower())
         ]
-        if unclear or not kinds:
+        if unclear or repeated or not kinds:
             raise DatasetError(
                 "it is not clear which categories are faces and licence plates",
                 where=path,
-                got=unclear or list(names.values()),
+                got=unclear or [category["name"] for category in document["categories"]],
                 allowed=list(CATEGORY_NAMES),
-                do="rename them, or take them out: regions of other categories are left as they are",
+                do="rename them or take them out, and give each its own id: what is neither is left as it is",
             )
-        return cls(path, document, named, regions)
+        if unknown:
+            raise DatasetError(
+                f"{len(unknown)} annotations are of categories that the file does not list",
+                where=path,
+                got=f"annotation {unknown[0].get('id')}: category_id {unknown[0].get('category_id')!r}",
+                allowed=list(names),
+                do="add the categories, or mend the annotations",
+            )
+        found = coco.checked(content, path, "the boxes file", MEND)
+        ours = [new for new, old in zip(found.annotations, given, strict=True) if old["category_id"] in kinds]
+        _check(found.images, ours, path)
+        regions: dict[int, list[Record]] = {}
+        for annotation in ours:
+            regions.setdefault(annotation["image_id"], []).append(annotation)
+        return cls(path, document, _matched(found.images, sources), regions)
 
     def regions(self, name: str, size_hw: tuple[int, int]) -> list[Region]:
         """The regions of one image.
 
         Args:
-            name: The image's relative name; its last part serves if only one record has it.
+            name: The image's relative name.
             size_hw: The image's height and width in pixels.
 
         Raises:
             DatasetError: If the file doesn't know the image, or knows it in another size: its boxes would miss.
         """
-        record = self._record(name)
+        if name not in self.record_of:
+            raise DatasetError(
+                "the boxes file does not know the image",
+                where=self.path,
+                got=name,
+                allowed="a record of this name; one of its last part alone, if no other image or record has that",
+                do="add the image to the file, or anonymize without boxes",
+            )
+        record = self.record_of[name]
         told = (record.get("height"), record.get("width"))
         if None not in told and told != tuple(size_hw):
             raise DatasetError(
@@ -92,26 +124,107 @@ class Labels:
         style = record.get("plate_style")
         return [Region.from_coco(annotation, style) for annotation in self.regions_of.get(record["id"], [])]
 
-    def _record(self, name: str) -> dict[str, Any]:
-        if name in self.images:
-            return self.images[name]
-        last = Path(name).name
-        matches = [record for file, record in self.images.items() if Path(file).name == last]
-        if len(matches) != 1:
-            raise DatasetError(
-                "the boxes file does not know the image",
-                where=self.path,
-                got=f"{len(matches)} records named {last}",
-                do="add the image to the file, or anonymize without boxes",
-            )
-        return matches[0]
-
     def kept(self, names: Sequence[str]) -> dict[str, Any]:
         """The document with the records of the named images alone; labels unchanged but for who it was."""
-        records = [self._record(name) for name in names]
+        records = [self.record_of[name] for name in names]
         numbers = {record["id"] for record in records}
         annotations = [without_who_it_was(a) for a in self.document["annotations"] if a["image_id"] in numbers]
         return {**self.document, "images": records, "annotations": annotations}
+
+
+def _renumbered(annotation: Record, kinds: Mapping[Any, Kind]) -> Record:
+    """An annotation in the unified set's numbers; one of another category keeps its place, and no more is asked of it.
+
+    Errors name an annotation by its place in the list.
+    """
+    kind = kinds.get(annotation.get("category_id"))
+    if kind is not None:
+        return {**annotation, "category_id": CATEGORY_IDS[kind]}
+    same = {name: annotation.get(name) for name in ("id", "image_id")}
+    return {**same, "category_id": CATEGORY_IDS[Kind.FACE], "bbox": [0, 0, 1, 1]}
+
+
+def _check(records: Sequence[Record], annotations: Sequence[Record], path: Path) -> None:
+    """Refuse what is COCO and can't be right.
+
+    Raises:
+        DatasetError: If an image has two records, or if boxes aren't in pixels or lie beyond their images.
+    """
+    problems = [
+        f"images: {name} has {count} records"
+        for name, count in Counter(PurePosixPath(record["file_name"]) for record in records).items()
+        if count > 1
+    ]
+    problems += [f"image {record['id']}: {mistake}" for record in records if (mistake := _record_mistake(record))]
+    if not problems:
+        size_of = {record["id"]: [record.get(name) or math.inf for name in ("width", "height")] for record in records}
+        problems = [
+            f"annotation {annotation['id']}: {mistake}"
+            for annotation in annotations
+            if (mistake := _mistake(annotation, *size_of[annotation["image_id"]]))
+        ]
+    if problems:
+        more = f"\n  ... and {len(problems) - coco.PROBLEMS_NAMED} more" if len(problems) > coco.PROBLEMS_NAMED else ""
+        raise DatasetError(
+            "the boxes file can't be right:\n  " + "\n  ".join(problems[: coco.PROBLEMS_NAMED]) + more,
+            where=path,
+            allowed="one record an image, and boxes x, y, width, height in pixels that lie in it at least in part",
+            do=MEND,
+        )
+    if annotations and all(0 <= value <= 1 for annotation in annotations for value in annotation["bbox"]):
+        raise DatasetError(
+            "the boxes are in shares of the image's size, not in pixels",
+            where=path,
+            got=f"annotation {annotations[0]['id']}: bbox {annotations[0]['bbox']}; all are within 0 to 1",
+            allowed="x, y, width and height in pixels",
+            do="multiply them by the width and height of their images",
+        )
+
+
+def _record_mistake(record: Record) -> str | None:
+    for name in ("width", "height"):
+        value = record.get(name)
+        if value is not None and (type(value) not in (int, float) or not 0 < value < math.inf):
+            return f"{name} must be a number of pixels above 0: got {value!r}"
+    if not isinstance(record.get("plate_style"), str | None):
+        return f"plate_style must be text: got {record['plate_style']!r}"
+    return None
+
+
+def _mistake(annotation: Record, width: float, height: float) -> str | None:
+    x, y, wide, high = annotation["bbox"]
+    if x >= width or y >= height or x + wide <= 0 or y + high <= 0:
+        size = f" of {width:g} x {height:g} px" if max(width, height) < math.inf else ""
+        return f"bbox lies beyond its image{size}: got {annotation['bbox']}"
+    score = annotation.get("score", 1.0)
+    if type(score) not in (int, float) or not math.isfinite(score):
+        return f"score must be a number: got {score!r}"
+    return None
+
+
+def _matched(records: Sequence[Record], sources: Mapping[str, Path]) -> dict[str, Record]:
+    """The record of each image that has one.
+
+    An image has the record of its name. If there is none, it has that whose last part is its own, if it is the only
+    such record and no other image's, and if the folders that the record names are those where the image lies:
+    cameras number their images alike, and boxes of another one would leave all faces as they are.
+    """
+    record_at = {PurePosixPath(record["file_name"]): record for record in records}
+    found = {name: record_at[PurePosixPath(name)] for name in sources if PurePosixPath(name) in record_at}
+    taken = {record["id"] for record in found.values()}
+    alike: dict[str, list[PurePosixPath]] = defaultdict(list)
+    for file in record_at:
+        alike[file.name].append(file)
+    asking: dict[PurePosixPath, list[str]] = defaultdict(list)
+    for name in sources.keys() - found.keys():
+        files = alike[PurePosixPath(name).name]
+        if len(files) == 1 and record_at[files[0]]["id"] not in taken and _lies_at(sources[name], files[0]):
+            asking[files[0]].append(name)
+    return found | {names[0]: record_at[file] for file, names in asking.items() if len(names) == 1}
+
+
+def _lies_at(source: Path, file: PurePosixPath) -> bool:
+    return source.absolute().parts[-len(file.parts) :] == file.parts
 
 
 def without_who_it_was(annotation: Mapping[str, Any]) -> dict[str, Any]:
@@ -149,7 +262,10 @@ def found_labels(names: Sequence[str], rows: Mapping[str, Sequence[Mapping[str, 
 
 
 def _size_of(path: Path) -> tuple[int, int]:
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if image is None:
-        raise MediaError("an anonymized image can't be read again", where=path, do="remove it and run again")
-    return image.shape[:2]
+    # Not by OpenCV's own reading of files: it ends the process at a name that is not UTF-8.
+    try:
+        return images.read(path).shape[:2]
+    except MediaError as error:
+        raise MediaError(
+            "an anonymized image can't be read again", where=path, got=error.what, do="remove it and run again"
+        ) from error

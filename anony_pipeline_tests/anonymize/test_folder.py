@@ -289,3 +289,54 @@ def test_labels_come_back_without_who_it_was(opened, source, tmp_path):
     (kept,) = json.loads((tmp_path / "out" / "annotations.json").read_text())["annotations"]
     assert kept["extra"] == "kept"
     assert not {"identity", "serial"} & set(kept)
+
+
+def test_a_box_beyond_its_image_is_a_problem_of_that_image_alone(opened, source, tmp_path):
+    path, document = boxes_file(tmp_path)
+    document["images"] = [{"id": 7, "file_name": "deep/b.png"}, {"id": 8, "file_name": "a.png"}]
+    document["annotations"].append({"id": 4, "image_id": 8, "category_id": 5, "bbox": [80, 20, 20, 30]})
+    path.write_text(json.dumps(document))
+    report = folder.anonymize_folder([source], tmp_path / "ckpt", tmp_path / "out", boxes=path)
+    assert report.written == ["deep/b.png"]
+    assert ("a.png", "a region covers no pixel of its image") in [(p.image, p.reason) for p in report.problems]
+    assert not (tmp_path / "out" / "a.png").exists()
+
+
+def test_boxes_that_can_t_be_right_are_refused_before_anything_is_written(opened, source, tmp_path):
+    path, document = boxes_file(tmp_path)
+    document["annotations"][0]["bbox"] = [40, 20, -20, -10]
+    path.write_text(json.dumps(document))
+    with pytest.raises(DatasetError, match=r"annotations\[0\]: bbox must be"):
+        folder.anonymize_folder([source], tmp_path / "ckpt", tmp_path / "out", boxes=path)
+    assert not (tmp_path / "out").exists()
+    assert opened == []
+
+
+def test_an_image_is_not_covered_at_the_boxes_of_another_camera(opened, tmp_path):
+    source = tmp_path / "in"
+    for name in ("cam1/0001.png", "cam2/0001.png"):
+        (source / name).parent.mkdir(parents=True)
+        cv2.imwrite(str(source / name), IMAGE)
+    path, _ = boxes_file(tmp_path, file_name="cam1/0001.png")
+    arguments = tmp_path / "ckpt", tmp_path / "out"
+    report = folder.anonymize_folder([source], *arguments, boxes=path)
+    assert report.written == ["cam1/0001.png"]
+    assert [(p.image, p.reason) for p in report.problems] == [
+        ("cam2/0001.png", "the boxes file does not know the image")
+    ]
+    assert not (tmp_path / "out" / "cam2").exists()
+    assert folder.anonymize_folder([source], *arguments, boxes=path).exit_status == 1
+
+
+def test_an_image_whose_boxes_may_be_those_of_another_one_is_no_longer_finished(opened, tmp_path):
+    for name in ("in/cam1/0001.png", "in/cam2/0001.png"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        cv2.imwrite(str(tmp_path / name), IMAGE)
+    path, _ = boxes_file(tmp_path, file_name="0001.png")
+    arguments = tmp_path / "ckpt", tmp_path / "out"
+    (tmp_path / "in/cam2/0001.png").rename(tmp_path / "later.png")
+    assert folder.anonymize_folder([tmp_path / "in"], *arguments, boxes=path).written == ["cam1/0001.png"]
+    (tmp_path / "later.png").rename(tmp_path / "in/cam2/0001.png")
+    report = folder.anonymize_folder([tmp_path / "in"], *arguments, boxes=path)
+    assert (report.written, report.skipped) == ([], [])
+    assert [problem.image for problem in report.problems] == ["cam1/0001.png", "cam2/0001.png"]
