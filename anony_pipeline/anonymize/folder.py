@@ -1,6 +1,8 @@
 """Anonymize files and folders of images: mirrored tree, ledger, report, resumable, and nothing half done."""
 
+import errno
 import json
+import os
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,6 +26,8 @@ from anony_pipeline.storage import atomic, manifests
 LEDGER, REPORT, ANNOTATIONS = "ledger.jsonl", "report.json", "annotations.json"
 FORMAT = "anony_pipeline.ledger/1"
 IMAGES_AT_ONCE = 4
+DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+"""Another image would fail alike; what is finished stays, and the same call goes on."""
 
 
 @dataclass(frozen=True)
@@ -42,10 +46,11 @@ class FolderReport:
         written: Names of the images that were written, relative to the output folder; with `dry_run`, that would be.
         skipped: Images that an earlier run had finished.
         problems: Images for which nothing was written.
-        unmarked: Images with generated regions in formats that can't carry the mark that says so (see `marking`).
+        unmarked: Images, of `written` and `skipped`, with generated regions in formats that can't carry the mark that
+            says so (see `marking`).
         other_files: Counts by suffix of files in the folders that are no images of a known format; none is written.
-        regions: Counts by kind and method, ``"face generated"``.
-        reasons: Counts of why regions were not generated.
+        regions: Counts by kind and method, ``"face generated"``, of all images of `written` and `skipped`.
+        reasons: Counts of why regions of these were not generated.
         dry_run: Whether nothing was done.
         seconds: Wall time.
     """
@@ -110,15 +115,15 @@ def anonymize_folder(
 
     Raises:
         PrivacyError: If the output lies where the originals lie.
-        MediaError: If there is nothing to do, or two images would get one name.
+        MediaError: If there is nothing to do, if two images would get one name, or if the disk is full.
         DatasetError: If the boxes can't be right (see `Labels.read`).
         CheckpointError: If the checkpoint is incomplete.
     """
     begin = time.monotonic()
-    sources = find_images(inputs, output)
+    sources, problems = find_images(inputs, output)
     labels = Labels.read(boxes, sources) if boxes is not None else None
     opened = open_checkpoint(checkpoint)
-    report = FolderReport(dry_run=dry_run, other_files=_other_files(inputs))
+    report = FolderReport(problems=problems, dry_run=dry_run, other_files=_other_files(inputs))
     regions = manifests.sha256_of(boxes) if boxes is not None else "detected"
     settings = {
         "regions": regions,
@@ -145,28 +150,36 @@ def anonymize_folder(
     finished = [name for name in sources if name in ledger.done]
     document = labels.kept(finished) if labels is not None else found_labels(finished, ledger.rows, output)
     atomic.write_json(output / ANNOTATIONS, document)
+    _count(finished, ledger, report)
     report.seconds = round(time.monotonic() - begin, 2)
     atomic.write_json(output / REPORT, report.as_json())
     return report
 
 
-def find_images(inputs: Sequence[Path], output: Path) -> dict[str, Path]:
+def find_images(inputs: Sequence[Path], output: Path) -> tuple[dict[str, Path], list[Problem]]:
     """List the images below the inputs by the names that they will have in the output folder.
 
     Args:
         inputs: Images and folders. One folder is mirrored as it is; several keep their own names as first part.
         output: Must not be, hold or lie in an input folder.
 
+    Returns:
+        The images, and those whose name or format can't be written.
+
     Raises:
         PrivacyError: If the output lies where the originals lie.
         MediaError: If an input is missing, there is no image, or two would get one name.
     """
     sources: dict[str, Path] = {}
+    problems: list[Problem] = []
     for given in inputs:
         _refuse_same_place(given, output)
         for path in _images_of(given):
             relative = path.relative_to(given) if given.is_dir() else Path(path.name)
             name = (Path(given.name) / relative if given.is_dir() and len(inputs) > 1 else relative).as_posix()
+            if reason := _unfit(name):
+                problems.append(Problem(_printable(name), reason))
+                continue
             if name in sources:
                 raise MediaError(
                     "two images would get one name",
@@ -177,9 +190,26 @@ def find_images(inputs: Sequence[Path], output: Path) -> dict[str, Path]:
             sources[name] = path
     if not sources:
         raise MediaError(
-            "there is no image to anonymize", where=", ".join(map(str, inputs)), allowed=" ".join(images.SUFFIXES)
+            "there is no image to anonymize",
+            where=", ".join(_printable(str(given)) for given in inputs),
+            got="; ".join(f"{problem.image}: {problem.reason}" for problem in problems) or None,
+            allowed=" ".join(images.SUFFIXES),
         )
-    return sources
+    return sources, problems
+
+
+def _unfit(name: str) -> str | None:
+    """Why an image can't have this name in the output folder."""
+    if _printable(name) != name:
+        return "the file's name is not UTF-8, as JSON's must be: rename it"
+    if Path(name).suffix.lower() not in images.SUFFIXES:
+        return f"unknown image format: convert it to one of {' '.join(images.SUFFIXES)}"
+    return None
+
+
+def _printable(name: str) -> str:
+    r"""A file's name with the bytes that are no UTF-8, which Python reads as lone surrogates, as ``\xe9``."""
+    return os.fsencode(name).decode(errors="backslashreplace")
 
 
 def _images_of(given: Path) -> Iterable[Path]:
@@ -192,7 +222,7 @@ def _images_of(given: Path) -> Iterable[Path]:
 
 def _other_files(inputs: Sequence[Path]) -> Counter[str]:
     others = (
-        path.suffix.lower() or path.name
+        _printable(path.suffix.lower() or path.name)
         for given in inputs
         if given.is_dir()
         for path in given.rglob("*")
@@ -309,7 +339,12 @@ def _run(
             except AnonyPipelineError as error:
                 report.problems.append(Problem(name, str(error.what)))
         for job, done in zip(jobs, anonymizer.anonymize_batch(jobs), strict=True):
-            _finish(job.name, done, output, ledger, report)
+            try:
+                _finish(job.name, done, output, ledger, report)
+            except MediaError as error:
+                if isinstance(error.__cause__, OSError) and error.__cause__.errno in DISK_FULL:
+                    raise
+                report.problems.append(Problem(job.name, str(error.what)))
 
 
 def _job(name: str, image_rgb: np.ndarray, labels: Labels | None) -> Job:
@@ -320,13 +355,16 @@ def _job(name: str, image_rgb: np.ndarray, labels: Labels | None) -> Job:
 
 def _finish(name: str, done: Anonymized, output: Path, ledger: Ledger, report: FolderReport) -> None:
     path = output / name
-    mark = marking.packet(done.rows)
-    images.write(path, done.image_rgb, packet=mark)
-    if mark is not None and path.suffix.lower() not in xmp.SUFFIXES:
-        report.unmarked.append(name)
+    images.write(path, done.image_rgb, packet=marking.packet(done.rows))
     ledger.append(name, [row.as_json(name) for row in done.rows], manifests.sha256_of(path))
     report.written.append(name)
-    for row in done.rows:
-        report.regions[f"{row.kind} {row.method}"] += 1
-        if row.reason is not None:
-            report.reasons[row.reason] += 1
+
+
+def _count(finished: Sequence[str], ledger: Ledger, report: FolderReport) -> None:
+    """From the ledger, so that what an earlier call did is not forgotten."""
+    for name in finished:
+        rows = ledger.rows[name]
+        report.regions.update(f"{row['kind']} {row['method']}" for row in rows)
+        report.reasons.update(row["reason"] for row in rows if "reason" in row)
+        if any(row["method"] == "generated" for row in rows) and Path(name).suffix.lower() not in xmp.SUFFIXES:
+            report.unmarked.append(name)

@@ -1,4 +1,7 @@
+import errno
 import json
+import os
+from pathlib import Path
 from types import SimpleNamespace
 
 import cv2
@@ -14,6 +17,7 @@ from anony_pipeline.anonymize.loading import Checkpoint, open_checkpoint
 from anony_pipeline.anonymize.policy import Policy
 from anony_pipeline.anonymize.verifying import Verifier
 from anony_pipeline.errors import CheckpointError, DatasetError, MediaError, PrivacyError, WeightsError
+from anony_pipeline.storage import atomic
 from anony_pipeline.structures.regions import Kind, Region
 
 IMAGE = np.random.default_rng(0).integers(0, 255, (60, 80, 3)).astype(np.uint8)
@@ -115,6 +119,85 @@ def test_a_broken_off_run_is_continued(opened, source, tmp_path):
     assert sorted(report.written) == ["a.png", "deep/b.png", "deep/er/c.jpg"]
     assert sorted(ledger.read_text().splitlines()) == sorted(line.strip() for line in lines)
     assert (tmp_path / "out" / "annotations.json").read_bytes() == whole
+
+
+def test_the_report_counts_what_earlier_runs_did_too(opened, tmp_path, monkeypatch):
+    source = tmp_path / "in"
+    source.mkdir()
+    for number in range(8):
+        cv2.imwrite(str(source / f"{number}.png"), IMAGE)
+    finish, calls = folder._finish, []
+
+    def killed(*arguments):
+        calls.append(arguments)
+        if len(calls) == 7:
+            raise KeyboardInterrupt
+        return finish(*arguments)
+
+    monkeypatch.setattr(folder, "_finish", killed)
+    arguments = [source], tmp_path / "ckpt", tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt):
+        folder.anonymize_folder(*arguments)
+    for skipped in (6, 8):
+        report = folder.anonymize_folder(*arguments)
+        assert len(report.skipped) == skipped
+        assert (dict(report.regions), dict(report.reasons)) == ({"face solid": 8}, {"by policy": 8})
+        written = json.loads((tmp_path / "out" / "report.json").read_text())
+        assert (written["regions"], written["reasons"]) == ({"face solid": 8}, {"by policy": 8})
+
+
+def test_a_name_that_is_not_utf_8_is_a_problem_of_that_file_alone(opened, source, tmp_path):
+    for name in (b"caf\xe9.png", b"caf\xe9/a.png", b"notes.\xe9"):
+        path = Path(os.fsdecode(os.fsencode(source) + b"/" + name))
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes((source / "a.png").read_bytes())
+    report = folder.anonymize_folder([source], tmp_path / "ckpt", tmp_path / "out")
+    assert len(report.written) == 3
+    assert sorted(problem.image for problem in report.problems) == ["caf\\xe9.png", "caf\\xe9/a.png"]
+    assert {"not UTF-8" in problem.reason for problem in report.problems} == {True}
+    assert report.other_files == {".txt": 1, ".\\xe9": 1}
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["exit_status"] == 1
+
+
+def test_an_output_folder_whose_name_is_not_utf_8_is_written(opened, source, tmp_path):
+    output = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    assert folder.anonymize_folder([source], tmp_path / "ckpt", output).exit_status == 0
+    assert len(json.loads((output / "annotations.json").read_text())["images"]) == 3
+
+
+def test_a_file_of_an_unknown_format_is_a_problem_of_that_file_alone(opened, source, tmp_path):
+    (source / "b.jfif").write_bytes((source / "deep/er/c.jpg").read_bytes())
+    given = [source / "a.png", source / "b.jfif"]
+    report = folder.anonymize_folder(given, tmp_path / "ckpt", tmp_path / "out")
+    assert (report.written, [problem.image for problem in report.problems]) == (["a.png"], ["b.jfif"])
+    assert "unknown image format" in report.problems[0].reason
+    with pytest.raises(MediaError, match=r"no image to anonymize(.|\n)*b\.jfif: unknown image format"):
+        folder.anonymize_folder(given[1:], tmp_path / "ckpt", tmp_path / "other")
+
+
+def test_an_image_that_can_t_be_written_is_a_problem_of_that_image_alone(opened, source, tmp_path):
+    wide = cv2.imencode(".png", np.zeros((50, 70_000, 3), np.uint8))[1].tobytes()
+    (source / "a_wide.jpg").write_bytes(wide)
+    report = folder.anonymize_folder([source], tmp_path / "ckpt", tmp_path / "out")
+    assert [problem.image for problem in report.problems] == ["a_wide.jpg"]
+    assert "can't be encoded" in report.problems[0].reason
+    assert report.written == ["a.png", "deep/b.png", "deep/er/c.jpg"]
+    assert dict(report.regions) == {"face solid": 3}
+
+
+def test_a_full_disk_ends_the_run(opened, source, tmp_path, monkeypatch):
+    write = atomic.write_bytes
+
+    def full(path, data, mode=None):
+        if path.name == "b.png":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(path, data, mode)
+
+    monkeypatch.setattr(atomic, "write_bytes", full)
+    with pytest.raises(MediaError, match=r"can't be written(.|\n)*No space left"):
+        folder.anonymize_folder([source], tmp_path / "ckpt", tmp_path / "out")
+    monkeypatch.undo()
+    assert '"a.png"' in (tmp_path / "out" / "ledger.jsonl").read_text()
 
 
 def test_a_broken_image_is_named_and_nothing_is_written_for_it(opened, source, tmp_path):
@@ -251,6 +334,7 @@ def test_the_mark_of_what_was_generated_goes_where_a_format_has_a_place_for_it(s
     marked = {path.name: marking.SOURCE_TYPE.encode() in path.read_bytes() for path in (tmp_path / "out").rglob("*.*g")}
     assert marked == {"a.png": True, "b.png": False, "c.jpg": True}
     assert report.unmarked == ["d.bmp"]
+    assert folder.anonymize_folder([source], tmp_path / "ckpt", tmp_path / "out").unmarked == ["d.bmp"]
     np.testing.assert_array_equal(cv2.imread(str(tmp_path / "out" / "a.png")), IMAGE)
     assert "DigitalSourceType" in Image.open(tmp_path / "out" / "deep" / "er" / "c.jpg").info["xmp"].decode()
 
