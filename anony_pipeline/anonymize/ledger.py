@@ -21,7 +21,8 @@ class LedgerRow:
         style: The plate style that was rendered, None for faces.
         method: What was done.
         reason: Why it was not generated, None if it was.
-        verified_by: The judge that compared original and result, None where nothing is left to compare.
+        verified_by: The judge that compared original and result; None where nothing is left to compare, or where the
+            original's serial could not be read.
         similarity: Cosine of original and result for faces, share of equal characters for plates; None if not compared.
         seed: Of the accepted generation.
         serial: The *new* serial that was rendered; never the original.
