@@ -115,12 +115,14 @@ def anonymize_folder(
 
     Raises:
         PrivacyError: If the output lies where the originals lie.
-        MediaError: If there is nothing to do, if two images would get one name, or if the disk is full.
+        MediaError: If there is nothing to do, if two images would get one name, if files of somebody else lie where
+            results would go, or if the disk is full.
         DatasetError: If the boxes can't be right (see `Labels.read`).
         CheckpointError: If the checkpoint is incomplete.
     """
     begin = time.monotonic()
     sources, problems = find_images(inputs, output)
+    _refuse_foreign([*sources, ANNOTATIONS, REPORT], output)
     labels = Labels.read(boxes, sources) if boxes is not None else None
     opened = open_checkpoint(checkpoint)
     report = FolderReport(problems=problems, dry_run=dry_run, other_files=_other_files(inputs))
@@ -229,6 +231,18 @@ def _other_files(inputs: Sequence[Path]) -> Counter[str]:
         if path.is_file() and path.suffix.lower() not in images.SUFFIXES
     )
     return Counter(sorted(others))
+
+
+def _refuse_foreign(names: Sequence[str], output: Path) -> None:
+    """Refuse to replace files in a folder without a ledger, which a run begins with."""
+    if (output / LEDGER).exists() or not (taken := [name for name in names if (output / name).exists()]):
+        return
+    raise MediaError(
+        "files lie where results would go, and no run made them",
+        where=output,
+        got=taken[0] if len(taken) == 1 else f"{taken[0]} and {len(taken) - 1} more",
+        do="name another output folder, or move them",
+    )
 
 
 def _refuse_same_place(given: Path, output: Path) -> None:

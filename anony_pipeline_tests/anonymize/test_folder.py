@@ -165,6 +165,18 @@ def test_an_output_folder_whose_name_is_not_utf_8_is_written(opened, source, tmp
     assert len(json.loads((output / "annotations.json").read_text())["images"]) == 3
 
 
+@pytest.mark.parametrize("name", ["deep/b.png", "report.json"])
+def test_files_of_somebody_else_are_never_replaced(opened, source, tmp_path, name):
+    mine = tmp_path / "out" / name
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    for dry_run in (True, False):
+        with pytest.raises(MediaError, match=rf"no run made them(.|\n)*{name}"):
+            folder.anonymize_folder([source], tmp_path / "ckpt", tmp_path / "out", dry_run=dry_run)
+    assert mine.read_text() == "mine"
+    assert not opened
+
+
 def test_a_file_of_an_unknown_format_is_a_problem_of_that_file_alone(opened, source, tmp_path):
     (source / "b.jfif").write_bytes((source / "deep/er/c.jpg").read_bytes())
     given = [source / "a.png", source / "b.jfif"]
