@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from anony_pipeline.anonymize import marking
 from anony_pipeline.anonymize.anonymizer import Anonymizer, Job
@@ -14,7 +14,7 @@ from anony_pipeline.datasets import coco, folds, loaders
 from anony_pipeline.datasets.coco import CocoSet, Record
 from anony_pipeline.datasets.loaders import RegionExample
 from anony_pipeline.datasets.sources import SPLITS
-from anony_pipeline.errors import PrivacyError
+from anony_pipeline.errors import DatasetError, PrivacyError
 from anony_pipeline.ops import images
 from anony_pipeline.runtime.progress import track
 from anony_pipeline.storage import locations
@@ -56,13 +56,14 @@ def anonymize_dataset(
 
     Raises:
         PrivacyError: If the output lies where originals of any source lie, or where their labels lie.
-        DatasetError: If a region lies beyond its image.
+        DatasetError: If a region lies beyond its image, or an image's name leads out of its folder.
         CheckpointError: If a checkpoint is incomplete.
     """
     checkpoints = [checkpoint] if isinstance(checkpoint, Path) else list(checkpoint)
     whole = {split: loaders.open_split(config, split) for split in SPLITS}
     for unified in whole.values():
         _refuse_same_place(unified, output)
+        _refuse_ways_out(unified)
     fold_of = folds.folds_of(whole["train"], config.data.sources, len(checkpoints)) if len(checkpoints) > 1 else {}
     report = DatasetReport(output)
     for number, path in enumerate(checkpoints):
@@ -98,6 +99,19 @@ def _refuse_same_place(unified: CocoSet, output: Path) -> None:
             got=unified.path,
             do="name an output folder of its own",
         )
+
+
+def _refuse_ways_out(unified: CocoSet) -> None:
+    """An image of such a name would be written outside of the output, perhaps over an original."""
+    for image in unified.images:
+        path = PurePosixPath(image["file_name"])
+        if path.is_absolute() or ".." in path.parts:
+            raise DatasetError(
+                "the image's name leads out of its folder",
+                where=unified.path,
+                got=image["file_name"],
+                do="put the images below the root of their source, and name them from there",
+            )
 
 
 def _groups(found: Iterable[RegionExample]) -> Iterator[list[RegionExample]]:

@@ -10,7 +10,7 @@ import yaml
 from anony_pipeline.anonymize import dataset
 from anony_pipeline.config import loading
 from anony_pipeline.datasets import coco
-from anony_pipeline.errors import PrivacyError
+from anony_pipeline.errors import DatasetError, PrivacyError
 from anony_pipeline.ops import images
 from anony_pipeline.structures.regions import Kind, Region
 
@@ -112,3 +112,14 @@ def test_the_labels_of_the_originals_are_never_written_over(config, tmp_path):
     with pytest.raises(PrivacyError, match="over those of the originals"):
         dataset.anonymize_dataset(config, tmp_path / "checkpoint", tmp_path / "unified")
     assert (tmp_path / "unified" / "unified_train.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["../raw/train.png", "a/../../train.png", "/train.png"])
+def test_a_name_that_leads_out_of_the_output_is_refused(config, tmp_path, monkeypatch, name):
+    monkeypatch.setattr(dataset, "load_anonymizer", lambda *_, **__: pytest.fail("it must not come so far"))
+    file = tmp_path / "unified" / "unified_train.json"
+    content = json.loads(file.read_text())
+    content["images"][0]["file_name"] = name
+    file.write_text(json.dumps(content))
+    with pytest.raises(DatasetError, match=r"leads out of its folder"):
+        dataset.anonymize_dataset(config, tmp_path / "checkpoint", tmp_path / "out")
