@@ -1,7 +1,7 @@
 """What the shipped base generator can do, on people and plates that it has never seen; with the sheets of the docs.
 
 Run:   python benchmarks/base_generator.py
-Takes: about three minutes on two cores. Writes results/base_generator.json and docs/images/base_*.jpg.
+Takes: about ten minutes on two cores. Writes results/base_generator.json and docs/images/base_*.jpg.
 
 Each figure that flatters has its control: distances beside those of OpenCV's inpainting, of the k-same mean and of real
 pictures among themselves; likeness to the original beside that of strangers; recognition with the face itself covered.
@@ -123,6 +123,20 @@ class Context:
     around: Crops
     strangers: list[np.ndarray]
 
+    def colors(self, pictures: list[np.ndarray]) -> np.ndarray:
+        """The mean color of the masked place in each, ``(N, 3)`` of 255."""
+        inside = self.around.masks[0] > 0
+        return np.stack([picture[inside].mean(axis=0) for picture in pictures])
+
+    def recolored(self, pictures: list[np.ndarray]) -> list[np.ndarray]:
+        """Pictures whose masked place is brought to the original's mean color."""
+        shifts = self.colors(self.around.pictures[:1]) - self.colors(pictures)
+        inside = self.around.masks[0][..., None] > 0
+        return [
+            np.where(inside, picture + shift, picture).round().clip(0, 255).astype(np.uint8)
+            for picture, shift in zip(pictures, shifts, strict=True)
+        ]
+
 
 def context(number: int) -> Context:
     """The context of an unseen person."""
@@ -181,14 +195,16 @@ def _strangers() -> list[Person]:
 def alike_in_one_context(judge, contexts: list[Context], filled: list[list[np.ndarray]]) -> dict:
     """How alike faces of one context are: made of 64 noises, of 64 other people, made of eight noises alone.
 
-    The mean cosine of two of them, and as how many different faces they count (`reidentification.sameness`).
+    The mean cosine of two of them, and as how many different faces they count (`reidentification.sameness`). Made faces
+    whose mean color is the original's say how much of their variety is in their color.
     """
-    found: dict[str, list] = {"made": [], "strangers": [], "made_of_8_noises": []}
+    found: dict[str, list] = {"made": [], "made_in_the_original_color": [], "strangers": [], "made_of_8_noises": []}
     for one, made in zip(contexts, filled, strict=True):
         vectors = embed(judge, one.around, made)
         found["made"].append(reidentification.sameness(vectors))
         found["made_of_8_noises"].append(reidentification.sameness(np.tile(vectors[:8], (SHOWN // 8, 1))))
-        found["strangers"].append(reidentification.sameness(embed(judge, one.around, one.strangers)))
+        for name, pictures in (("made_in_the_original_color", one.recolored(made)), ("strangers", one.strangers)):
+            found[name].append(reidentification.sameness(embed(judge, one.around, pictures)))
     cosines, shares = ({name: np.array(rows)[:, column] for name, rows in found.items()} for column in (0, 1))
     return {
         "cosine": {
@@ -202,19 +218,10 @@ def alike_in_one_context(judge, contexts: list[Context], filled: list[list[np.nd
 
 def color_in_one_context(contexts: list[Context], filled: list[list[np.ndarray]]) -> dict:
     """How far a masked place's mean color is from the original's, in 8-bit levels: of made, of strangers, of others."""
-
-    def colors(one: Context, pictures: list[np.ndarray]) -> np.ndarray:
-        inside = one.around.masks[0] > 0
-        return np.stack([picture[inside].mean(axis=0) for picture in pictures])
-
-    own = [colors(one, one.around.pictures[:1])[0] for one in contexts]
+    own = [one.colors(one.around.pictures[:1])[0] for one in contexts]
     off = {
-        "made": [
-            np.abs(colors(one, made) - mine).mean() for one, made, mine in zip(contexts, filled, own, strict=True)
-        ],
-        "strangers": [
-            np.abs(colors(one, one.strangers) - mine).mean() for one, mine in zip(contexts, own, strict=True)
-        ],
+        "made": [np.abs(one.colors(made) - mine).mean() for one, made, mine in zip(contexts, filled, own, strict=True)],
+        "strangers": [np.abs(one.colors(one.strangers) - mine).mean() for one, mine in zip(contexts, own, strict=True)],
         "another_context": [np.abs(own[number - 1] - mine).mean() for number, mine in enumerate(own)],
     }
     return {name: mean_of(np.array(values)) for name, values in off.items()}
