@@ -27,7 +27,6 @@ from anony_pipeline.storage import locations
 from anony_pipeline.structures import boxes
 from anony_pipeline.structures.regions import CATEGORY_IDS, CATEGORY_NAMES, Kind, kind_of_category
 
-LOSSLESS = (".png", ".bmp", ".tif", ".tiff")
 NAMED = 5
 UNNAMED_SOURCE = "originals"
 NO_TRAINING = "a folder does not tell what its anonymizer was trained on"
@@ -115,10 +114,9 @@ class Given:
         return [self._read(scene) for scene in scenes]
 
     def _read(self, scene: Scene) -> Treated:
-        file = self.pairs[scene.record["file_name"]]
-        image_rgb = images.read(file)
-        changed = coverage.changed(scene.image_rgb, image_rgb, lossless=file.suffix.lower() in LOSSLESS)
+        image_rgb = images.read(self.pairs[scene.record["file_name"]])
         places = boxes.as_boxes([region.box_xyxy for region in scene.regions])
+        changed = coverage.changed(scene.image_rgb, image_rgb, places)
         shares = coverage.cover(places, changed, places).shares
         done = [
             f"{region.kind} {'replaced' if share >= coverage.HALF else 'left as it was by half or more'}"

@@ -76,11 +76,13 @@ def test_two_folders_and_boxes_give_a_scorecard_and_a_page_without_a_checkpoint(
     assert page.index("height &lt;16 px") < page.index("height 16-32 px")
 
 
-def test_a_lossy_copy_of_the_originals_is_not_taken_for_anonymized(copy, monkeypatch):
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+def test_a_lossy_copy_of_the_originals_is_not_taken_for_anonymized(copy, monkeypatch, suffix):
     root, _ = copy
-    for file in (root / "anonymized").iterdir():
+    for file in list((root / "anonymized").iterdir()):
         file.unlink()
-        images.write(root / "anonymized" / f"{file.stem}.jpg", images.read(root / "originals" / file.name))
+        images.write(root / "lossy.jpg", images.read(root / "originals" / file.name))
+        images.write(root / "anonymized" / f"{file.stem}{suffix}", images.read(root / "lossy.jpg"))
     ours = judge(root, monkeypatch, detectors=False).row().figures
     assert ours["coverage"].value < 0.1
     assert ours["reid_rank1"].value > 0.9
