@@ -4,7 +4,7 @@ The formulas are torchmetrics' (`FrechetInceptionDistance`, `KernelInceptionDist
 the same features; what differs is that no picture is shown to the feature network twice.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +13,8 @@ from anony_pipeline.errors import AnonyPipelineError
 from anony_pipeline.evaluation.intervals import Interval
 
 SUBSET_SIZE = 1000
+LEAST_OF_HALVES = 4
+"""Of a set whose halves have a pair each."""
 PAIRS_AT_ONCE = 500_000
 """Of a kernel: 4 MB, however large the sets are."""
 
@@ -101,34 +103,65 @@ def kid(
         real: ``(N, D)`` features.
         anonymized: ``(M, D)`` features. Of equal length, rows are taken as pairs and are drawn together.
         rng: Draws the subsets.
-        subsets: How many are drawn, for the mean or for the interval.
+        subsets: How many are drawn, for the mean and for the interval.
         subset_size: The largest set that is compared whole.
         own: Gives `own_sums` of the real features, which several sets may be compared with.
 
     Returns:
-        The value (about 0 for equal distributions, also a little below) and its interval: from the spread of the
-        subsets, or by the delete-half jackknife (Shao and Wu 1989), whose spread is that of the whole set's estimate.
+        The value (about 0 for equal distributions, also a little below) and its interval, None for sets of less than
+        4: by how random halves of the whole sets differ from their other halves, see `_variance`.
     """
     _check(real, anonymized)
     first, second = np.asarray(real, np.float64), np.asarray(anonymized, np.float64)
-    size = min(len(first), len(second))
-    whole = max(len(first), len(second)) <= subset_size
-    drawn = max(2, size // 2) if whole else min(size, subset_size)
-    rows, columns = np.zeros((subsets + whole, len(first))), np.zeros((subsets + whole, len(second)))
-    for index in range(subsets):
-        chosen = rng.permutation(len(first))[:drawn]
-        rows[index, chosen] = 1
-        columns[index, chosen if len(first) == len(second) else rng.permutation(len(second))[:drawn]] = 1
-    if whole:
-        rows[-1], columns[-1] = 1, 1
+    lengths, paired = (len(first), len(second)), len(first) == len(second)
+    whole = max(lengths) <= subset_size
+    drawn = min(*lengths, subset_size)
+    parts = [np.ones((1, length)) for length in lengths]
+    if not whole:
+        parts = _with(parts, [_subsets(lengths, (drawn, drawn), subsets, rng, paired=paired)])
+    if min(lengths) >= LEAST_OF_HALVES:
+        halves = _subsets(lengths, (lengths[0] // 2, lengths[1] // 2), subsets, rng, paired=paired)
+        parts = _with(parts, [halves, [1 - half for half in halves]])
+    rows, columns = parts
     within = own(real, rows), own_sums(second, columns)
     found = _mmd(within, _sums(first, second, rows, columns), rows.sum(axis=1), columns.sum(axis=1))
-    values = found[:subsets]
-    value = float(found[-1]) if whole else float(values.mean())
-    spread = 1.96 * float(np.sqrt(np.square(values - value).mean()))
-    if not whole:
-        spread /= np.sqrt(subsets)
+    of_subsets = found[:1] if whole else found[1 : 1 + subsets]
+    value, other = float(of_subsets.mean()), found[1 if whole else 1 + subsets :]
+    if not len(other):
+        return Distance(value, None)
+    middle = other.reshape(2, subsets).mean(axis=0)
+    # Pairs of a region and what became of it are alike, which biases the value by the inverse of its subsets' size.
+    bias = (middle.mean() - found[0]) * min(lengths) / drawn
+    spread = 1.96 * float(np.sqrt(_variance(*np.split(other, 2)) + of_subsets.var() / len(of_subsets) + bias**2))
     return Distance(value, (value - spread, value + spread))
+
+
+def _subsets(
+    lengths: tuple[int, int], sizes: tuple[int, int], count: int, rng: np.random.Generator, *, paired: bool
+) -> list[np.ndarray]:
+    """Random subsets of either set, ``(count, N)`` and ``(count, M)``, 1 where a subset has one."""
+    found = [np.zeros((count, length)) for length in lengths]
+    for index in range(count):
+        chosen = rng.permutation(lengths[0])[: sizes[0]]
+        found[0][index, chosen] = 1
+        found[1][index, chosen if paired else rng.permutation(lengths[1])[: sizes[1]]] = 1
+    return found
+
+
+def _with(parts: list[np.ndarray], more: Sequence[Sequence[np.ndarray]]) -> list[np.ndarray]:
+    return [np.concatenate([part, *(one[side] for one in more)]) for side, part in enumerate(parts)]
+
+
+def _variance(halves: np.ndarray, others: np.ndarray) -> float:
+    """The variance of a whole set's estimate from those of its random halves and of their other halves, both ``(S,)``.
+
+    The delete-half jackknife (Shao and Wu 1989) for a U-statistic. Its linear part (Hoeffding 1948) is opposite in the
+    two halves, so half of their difference has that part's variance and twice that of the rest, and their mean has that
+    of the rest alone. Between equal distributions there is only the rest, of which the plain jackknife makes three
+    times what it is.
+    """
+    rest = float(((halves + others) / 2).var())
+    return max(float(np.square(halves - others).mean()) / 4 - rest, rest)
 
 
 def _mmd(within: tuple[np.ndarray, np.ndarray], between: np.ndarray, n: np.ndarray, m: np.ndarray) -> np.ndarray:

@@ -23,7 +23,7 @@ from anony_pipeline.storage import atomic, private
 
 log = logging.getLogger("anony_pipeline")
 
-FORMAT = "anony_pipeline.reference/1"
+FORMAT = "anony_pipeline.reference/2"
 FOLDER = "references"
 REMEMBERED = 4
 """In memory: all methods ask for the same few of one slice after the other."""

@@ -73,7 +73,7 @@ def slow_mmd(first, second):
 
 @pytest.mark.parametrize(
     ("n", "m", "subset_size"),
-    [(60, 60, 100), (60, 45, 100), (90, 90, 40), (90, 30, 40)],
+    [(60, 60, 100), (61, 45, 100), (90, 90, 40), (90, 30, 40)],
     ids=["whole pairs", "whole", "subsets of pairs", "subsets"],
 )
 def test_kid_of_all_subsets_at_once_is_that_of_each_by_itself(monkeypatch, n, m, subset_size):
@@ -81,24 +81,61 @@ def test_kid_of_all_subsets_at_once_is_that_of_each_by_itself(monkeypatch, n, m,
     first, second = features(n, 24, 9).astype(np.float64), features(m, 24, 10, 0.3).astype(np.float64)
     found = fid.kid(first, second, np.random.default_rng(3), subsets=7, subset_size=subset_size)
     rng, whole = np.random.default_rng(3), max(n, m) <= subset_size
-    drawn = min(n, m) // 2 if whole else min(n, m, subset_size)
-    values = []
-    for _ in range(7):
-        rows = rng.permutation(n)[:drawn]
-        values.append(slow_mmd(first[rows], second[rows if n == m else rng.permutation(m)[:drawn]]))
-    value = slow_mmd(first, second) if whole else np.mean(values)
-    spread = 1.96 * np.sqrt(np.mean((np.array(values) - value) ** 2)) / (1 if whole else np.sqrt(7))
+    drawn = min(n, m, subset_size)
+
+    def draw(of_first, of_second):
+        rows = rng.permutation(n)
+        columns = rows if n == m else rng.permutation(m)
+        parts = (rows[:of_first], columns[:of_second]), (rows[of_first:], columns[of_second:])
+        return [slow_mmd(first[rows], second[columns]) if len(rows) * len(columns) else None for rows, columns in parts]
+
+    all_of_them = slow_mmd(first, second)
+    values = [all_of_them] if whole else [draw(drawn, drawn)[0] for _ in range(7)]
+    halves = np.array([draw(n // 2, m // 2) for _ in range(7)], float)
+    rest = np.var(halves.mean(axis=1))
+    variance = max(np.mean((halves[:, 0] - halves[:, 1]) ** 2 / 4) - rest, rest) + np.var(values) / len(values)
+    bias = (halves.mean() - all_of_them) * min(n, m) / drawn
+    value, spread = np.mean(values), 1.96 * np.sqrt(variance + bias**2)
     assert found.value == pytest.approx(value, rel=1e-9)
-    assert found.interval == pytest.approx((value - spread, value + spread), rel=1e-9)
+    assert found.interval == pytest.approx((value - spread, value + spread), rel=1e-6)
 
 
-def test_kid_of_two_samples_of_one_distribution_is_about_zero_and_within_its_interval():
-    inside = 0
-    for seed in range(20):
-        values = features(400, 24, 100 + seed)
-        distance = fid.kid(values[:200], values[200:], np.random.default_rng(seed))
-        inside += distance.interval[0] <= 0 <= distance.interval[1]
-    assert inside >= 16
+@pytest.mark.parametrize(
+    ("n", "m", "subset_size"),
+    [(100, 100, 200), (120, 60, 200), (260, 260, 200), (400, 400, 200), (400, 150, 200)],
+    ids=["whole", "whole unequal", "subsets", "half as subsets", "unequal subsets"],
+)
+def test_kids_interval_covers_0_for_samples_of_one_distribution_and_is_as_wide_as_they_scatter(n, m, subset_size):
+    values, spreads, covered = [], [], 0
+    for seed in range(80):
+        rng = np.random.default_rng(seed)
+        found = fid.kid(rng.normal(size=(n, 16)), rng.normal(size=(m, 16)), rng, subset_size=subset_size)
+        values.append(found.value)
+        spreads.append(np.ptp(found.interval) / 3.92)
+        covered += found.interval[0] <= 0 <= found.interval[1]
+    assert covered / 80 >= 0.9
+    assert 0.8 <= np.mean(spreads) / np.std(values) <= 1.45
+
+
+def test_kids_interval_is_as_wide_as_samples_of_two_distributions_scatter():
+    values, spreads = [], []
+    for seed in range(80):
+        rng = np.random.default_rng(seed)
+        found = fid.kid(rng.normal(size=(150, 8)), rng.normal(0.4, 1, size=(150, 8)), rng)
+        values.append(found.value)
+        spreads.append(np.ptp(found.interval) / 3.92)
+    assert np.mean(spreads) == pytest.approx(np.std(values), rel=0.25)
+
+
+@pytest.mark.parametrize("subset_size", [200, 100])
+def test_kids_interval_of_a_set_and_itself_covers_0_though_its_pairs_are_alike(subset_size):
+    values = features(200, 8, 3)
+    low, high = fid.kid(values, values, np.random.default_rng(0), subset_size=subset_size).interval
+    assert low <= 0 <= high
+
+
+def test_sets_without_halves_to_compare_have_no_interval():
+    assert fid.kid(features(3, 8, 0), features(9, 8, 1), np.random.default_rng(0)).interval is None
 
 
 def test_large_sets_are_compared_by_subsets_with_nearly_the_same_value():
