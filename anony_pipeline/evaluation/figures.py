@@ -13,7 +13,13 @@ from anony_pipeline.evaluation.attacks import Outcome
 from anony_pipeline.evaluation.canaries import GUESS, NONE_PLANTED, Audit, membership_auc
 from anony_pipeline.evaluation.coverage import HALF
 from anony_pipeline.evaluation.fid import Distance
-from anony_pipeline.evaluation.intervals import bootstrap_by_person, bootstrap_of_difference, clopper_pearson, of_auc
+from anony_pipeline.evaluation.intervals import (
+    Interval,
+    bootstrap_by_person,
+    bootstrap_of_difference,
+    clopper_pearson,
+    of_auc,
+)
 from anony_pipeline.evaluation.judges import PANELS
 from anony_pipeline.evaluation.methods import Method
 from anony_pipeline.evaluation.observations import NOBODY, Observed, Subjects, in_order
@@ -344,7 +350,7 @@ class FigureMaker:
             name,
             float(difference.mean()),
             n=len(difference),
-            interval=self._bootstrap(difference, subjects[chosen], name),
+            interval=self._bootstrap(difference, subjects[chosen], name, limits=(-1, 1)),
             judge=judge,
         )
 
@@ -756,14 +762,17 @@ class FigureMaker:
     ) -> Figure:
         if (reason := self._too_few(len(hits), "probes")) is not None:
             return null(name, reason, n=len(hits), judge=judge)
-        interval = self._bootstrap(hits, subjects, name)
+        interval = self._bootstrap(hits, subjects, name, limits=(0, 1))
         return figure(name, float(hits.mean()), n=len(hits), interval=interval, judge=judge, chance=chance)
 
-    def _bootstrap(self, values: np.ndarray, subjects: np.ndarray, stream: str) -> tuple[float, float]:
+    def _bootstrap(
+        self, values: np.ndarray, subjects: np.ndarray, stream: str, limits: Interval | None = None
+    ) -> Interval:
         persons = self._persons(subjects)
         # Without identities each region is a person of its own.
         groups = np.where(persons == NOBODY, -1 - np.arange(len(persons)), persons)
-        return bootstrap_by_person(values, groups, self.evidence.settings.bootstrap, self.evidence.rng(stream))
+        settings, rng = self.evidence.settings, self.evidence.rng(stream)
+        return bootstrap_by_person(values, groups, settings.bootstrap, rng, limits)
 
     def _judged_images(self, observed: Observed, numbers: set[int] | None) -> set[int]:
         return set(observed.images) if numbers is None else set(observed.images) & numbers

@@ -56,7 +56,13 @@ def of_auc(auc: float, positives: int, negatives: int, confidence: float = 0.95)
     return low, high
 
 
-def bootstrap_by_person(values: np.ndarray, persons: np.ndarray, resamples: int, rng: np.random.Generator) -> Interval:
+def bootstrap_by_person(
+    values: np.ndarray,
+    persons: np.ndarray,
+    resamples: int,
+    rng: np.random.Generator,
+    limits: Interval | None = None,
+) -> Interval:
     """The percentile interval of a mean when whole persons are drawn again, because one person's photographs are alike.
 
     Args:
@@ -64,17 +70,19 @@ def bootstrap_by_person(values: np.ndarray, persons: np.ndarray, resamples: int,
         persons: ``(N,)`` whose region it is.
         resamples: How often persons are drawn.
         rng: Where chance comes from.
+        limits: The least and the greatest value that there can be, ``(0, 1)`` of rates and ``(-1, 1)`` of differences
+            of two rates; None of other figures. Values that are all 0 or 1 are taken for a rate.
 
     Returns:
-        The 2.5 and 97.5 percentiles; a zero or full count gets the exact bound of as many persons instead, because
-        resampling a constant says nothing.
+        The 2.5 and 97.5 percentiles, for values with limits those of `_within`; the limits for fewer than two persons.
     """
-    if not len(values):
-        return 0.0, 1.0
-    if np.ptp(values) == 0 and values[0] in (0.0, 1.0):
-        people = len(np.unique(persons))
-        return clopper_pearson(float(values[0]) * people, people)
-    return _percentiles(_means(values, persons, resamples, rng))
+    if limits is None and np.isin(values, (0, 1)).all():
+        limits = 0.0, 1.0
+    if limits is None:
+        return _percentiles(_means(values, persons, resamples, rng))
+    if len(np.unique(persons)) < 2:
+        return limits
+    return _within(values, persons, limits, resamples, rng)
 
 
 def bootstrap_of_difference(
@@ -95,14 +103,44 @@ def bootstrap_of_difference(
 
 
 def _means(values: np.ndarray, groups: np.ndarray, resamples: int, rng: np.random.Generator) -> np.ndarray:
-    _, index = np.unique(groups, return_inverse=True)
-    count = int(index.max()) + 1
-    sums, counts = np.bincount(index, values, count), np.bincount(index, minlength=count)
-    means, at_once = [], max(1, DRAWN_AT_ONCE // count)
+    sums, counts = _by_group(values, groups)
+    means, at_once, count = [], max(1, DRAWN_AT_ONCE // len(counts)), len(counts)
     for start in range(0, resamples, at_once):
         drawn = rng.multinomial(count, np.full(count, 1 / count), size=min(at_once, resamples - start))
         means.append((drawn @ sums) / (drawn @ counts))
     return np.concatenate(means)
+
+
+def _within(
+    values: np.ndarray, groups: np.ndarray, limits: Interval, resamples: int, rng: np.random.Generator
+) -> Interval:
+    """Gaffke's interval (Three test statistics for a nonparametric one-sided hypothesis on the mean, 2005).
+
+    A bootstrap with Dirichlet weights in which one group more is drawn, which nobody saw: it is at the upper limit for
+    the upper end and at the lower limit for the lower one. Of groups that are 0 or 1 and equally large this is exactly
+    Clopper and Pearson's interval, so few hits don't make it vanish; of many groups it is the bootstrap's. No value
+    that grows lowers an end.
+    """
+    sums, counts = _by_group(values, groups)
+    size, at_once = counts.mean(), max(1, DRAWN_AT_ONCE // len(counts))
+    # The weight of the group that nobody saw, Beta(1, groups), evenly instead of by chance: where all values are equal
+    # the ends hang on nothing else.
+    unseen = 1 - (1 - (np.arange(resamples) + 0.5) / resamples) ** (1 / len(counts))
+    shares, rest = [], []
+    for start in range(0, resamples, at_once):
+        weights = rng.standard_exponential((min(at_once, resamples - start), len(counts)))
+        weights /= weights.sum(axis=1, keepdims=True)
+        shares.append(weights @ sums)
+        rest.append(weights @ counts)
+    seen, weight = (1 - unseen) * np.concatenate(shares), (1 - unseen) * np.concatenate(rest) + unseen * size
+    low, high = ((seen + unseen * size * limit) / weight for limit in limits)
+    return float(np.percentile(low, 2.5, method="hazen")), float(np.percentile(high, 97.5, method="hazen"))
+
+
+def _by_group(values: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The sum and the number of the values of each group, ``(G,)`` either."""
+    _, index = np.unique(groups, return_inverse=True)
+    return np.bincount(index, values), np.bincount(index)
 
 
 def _percentiles(means: np.ndarray) -> Interval:

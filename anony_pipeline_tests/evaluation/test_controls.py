@@ -5,6 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 from torch import nn
 
 from anony_pipeline.evaluation import attacks, baselines, scorecard
@@ -206,6 +207,16 @@ def test_among_few_people_rank_5_says_nothing(tmp_path):
     figures = rows["none", "overall", "held_out"]
     assert figures["reid_rank1"].value == 1
     assert figures["reid_rank5"].reason == "only 5 people: all are among the 5 nearest"
+
+
+def test_rates_and_their_differences_are_bounded_by_the_number_of_persons_even_where_nothing_differs(tmp_path):
+    unified, config = street.make_street(tmp_path), street.make_config(tmp_path)
+    methods = {"other_face": baselines.other_face(baselines.Donors.read(config, unified))}
+    _, _, rows = judge(tmp_path, methods, unified=unified, config=config)
+    none, other = rows["none", "overall", "held_out"], rows["other_face", "overall", "held_out"]
+    exact = stats.binomtest(0, 10).proportion_ci(method="exact").high
+    assert none["reid_rank1"].interval == pytest.approx((1 - exact, 1), rel=0.02)
+    assert other["reid_excess"].interval == pytest.approx((-exact, exact), rel=0.02)
 
 
 def test_by_one_person_alone_no_recognizer_proves_that_it_can_see(tmp_path):

@@ -16,6 +16,7 @@ from anony_pipeline.datasets import coco
 from anony_pipeline.errors import AnonyPipelineError
 from anony_pipeline.evaluation import baselines, report, scorecard
 from anony_pipeline.evaluation.canaries import NONE_PLANTED
+from anony_pipeline.evaluation.intervals import bootstrap_by_person
 from anony_pipeline.evaluation.run import memorized
 from anony_pipeline.evaluation.schema import Figure, Row, figure, null
 from anony_pipeline.models.recognizer import align
@@ -285,6 +286,19 @@ def test_a_gate_fails_by_its_bound_its_interval_or_a_null(changed):
     failed = [gate for gate in scorecard.gates_of(row_with(**changed), Gates()) if not gate.passed]
     assert [gate.name for gate in failed] == list(changed)
     assert failed[0].reason
+
+
+def test_a_gate_that_no_leak_fails_does_not_open_by_a_leak():
+    for people, expected in ((100, False), (200, True)):
+        persons = np.repeat(np.arange(people), 5)
+        passed = []
+        for leaks in range(40):
+            values = (np.arange(5 * people) % 5 == 0) * (persons < leaks).astype(float)
+            interval = bootstrap_by_person(values, persons, 300, np.random.default_rng(0))
+            excess = figure("reid_excess", float(values.mean()), n=len(values), interval=interval)
+            passed.append(scorecard.gates_of(row_with(reid_excess=excess), Gates())[0].passed)
+        assert passed == sorted(passed, reverse=True)
+        assert (passed[0], passed[-1]) == (expected, False)
 
 
 def test_a_folder_has_no_gate_on_training_that_nobody_knows():
