@@ -7,7 +7,7 @@ process.
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeGuard
 
 import cv2
 import numpy as np
@@ -59,7 +59,7 @@ class Subjects:
     persons: list[int] = field(default_factory=list)
     serials: list[str | None] = field(default_factory=list)
     traits: list[frozenset[str]] = field(default_factory=list)
-    _numbers: dict[str, int] = field(default_factory=dict)
+    _numbers: dict[str | int, int] = field(default_factory=dict)
 
     def add(self, scene: Scene) -> None:
         """Append an image's regions."""
@@ -71,7 +71,9 @@ class Subjects:
             self.heights.append(region.size_wh[1])
             self.shorter_sides.append(min(region.size_wh))
             self.visible.append(visible_share(annotation))
-            self.persons.append(self._numbers.setdefault(identity, len(self._numbers)) if identity else NOBODY)
+            self.persons.append(
+                self._numbers.setdefault(identity, len(self._numbers)) if is_known(identity) else NOBODY
+            )
             self.traits.append(traits_of(scene.record, annotation))
             self.serials.append(annotation.get("serial") if region.kind is Kind.PLATE else None)
 
@@ -266,6 +268,11 @@ def judged(scene: Scene) -> list[tuple[Region, dict[str, Any]]]:
     """The regions of a scene that count, with their records: all but crowds."""
     pairs = zip(scene.regions, scene.annotations, strict=True)
     return [(region, annotation) for region, annotation in pairs if not annotation.get("iscrowd")]
+
+
+def is_known(identity: str | int | None) -> TypeGuard[str | int]:
+    """Whether an annotation says who it is: 0 is a number like any other, an empty text is none."""
+    return identity is not None and identity != ""
 
 
 def traits_of(image: dict[str, Any], annotation: dict[str, Any]) -> frozenset[str]:

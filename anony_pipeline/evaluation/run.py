@@ -14,7 +14,16 @@ from anony_pipeline.evaluation.canaries import NONE_PLANTED, Audit, Canary
 from anony_pipeline.evaluation.figures import Evidence, FigureMaker, Trained
 from anony_pipeline.evaluation.judges import PANELS, Judges
 from anony_pipeline.evaluation.methods import Method, Scene, Treated
-from anony_pipeline.evaluation.observations import Asked, Observed, Observer, Subjects, Who, judged, thumbnail
+from anony_pipeline.evaluation.observations import (
+    Asked,
+    Observed,
+    Observer,
+    Subjects,
+    Who,
+    is_known,
+    judged,
+    thumbnail,
+)
 from anony_pipeline.evaluation.references import References
 from anony_pipeline.evaluation.schema import ANONYMIZER, Panel
 from anony_pipeline.runtime import seeding
@@ -93,7 +102,7 @@ class Run:
             for kind in (Kind.FACE, Kind.PLATE)
         )
         known = {
-            "recognizer": any(face.get("identity") for face in faces),
+            "recognizer": any(is_known(face.get("identity")) for face in faces),
             "reader": any(plate.get("serial") for plate in plates),
         }
         return [(judge, panel) for judge, is_known in known.items() if not is_known for panel in PANELS]

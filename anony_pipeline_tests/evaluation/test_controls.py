@@ -219,6 +219,16 @@ def test_rates_and_their_differences_are_bounded_by_the_number_of_persons_even_w
     assert other["reid_excess"].interval == pytest.approx((-exact, exact), rel=0.02)
 
 
+def test_an_identity_of_0_is_somebody(tmp_path):
+    unified = street.make_street(tmp_path, images_count=12)
+    expected = judge(tmp_path, unified=unified)[2]
+    numbers = {name: number for number, name in enumerate(sorted({a["identity"] for a in unified.annotations}))}
+    assert numbers["person-000"] == 0
+    for annotation in unified.annotations:
+        annotation["identity"] = numbers[annotation["identity"]]
+    assert judge(tmp_path, unified=unified)[2] == expected
+
+
 def test_by_one_person_alone_no_recognizer_proves_that_it_can_see(tmp_path):
     unified = street.make_street(tmp_path, images_count=12)
     for annotation in unified.annotations:
