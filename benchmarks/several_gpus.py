@@ -256,9 +256,9 @@ def train_large(family: str, size: str, team: Team, folder: Path, setting: Setti
     return found
 
 
-def with_colors(config: Config, coco: Any) -> Any:
+def with_colors(config: Config, coco: Any, **given: Any) -> Any:
     """Targets of drawn faces, which only their colors tell apart."""
-    return make_face_targets(config, coco, recognizer=tiny.ColorRecognizer())
+    return make_face_targets(config, coco, recognizer=tiny.ColorRecognizer(), **given)
 
 
 def named(team: Team, gigabytes: float) -> dict[str, float]:

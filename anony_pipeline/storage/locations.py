@@ -84,7 +84,8 @@ def writable(path: UPath | Path) -> None:
 def local_copy(path: UPath | Path, cache: Path) -> Path:
     """Return a file of this machine with the bytes of ``path``, fetching it into ``cache`` if it lies elsewhere.
 
-    A fetched file is kept under a name made of its URL and its size, so that a changed file is fetched anew.
+    A fetched file is kept under a name made of its URL and of what its store says of its content (size, time, ETag), so
+    that a changed file is fetched anew.
 
     Raises:
         AnonyPipelineError: If there is no such file.
@@ -95,7 +96,8 @@ def local_copy(path: UPath | Path, cache: Path) -> Path:
         raise AnonyPipelineError(
             "the file is not there", where=path, do="check the URL and the credentials of its store"
         )
-    key = hashlib.sha256(f"{path}:{path.stat().st_size}".encode()).hexdigest()[:16]
+    remote = UPath(path)
+    key = hashlib.sha256(f"{path}:{remote.fs.ukey(remote.path)}".encode()).hexdigest()[:16]
     kept = cache / f"{key}-{path.name}"
     if not kept.exists():
         cache.mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,7 @@ self-reconstruction.
 
 import itertools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,26 +68,38 @@ class Pool:
     identities: np.ndarray
 
 
-def make_face_targets(config: Config, coco: CocoSet, *, recognizer: Recognizer | None = None) -> TargetReport:
+def choose_faces(config: Config, coco: CocoSet) -> tuple[list[Chosen], int]:
+    """The faces of a set that are large enough to be trained on, and how many are not."""
+    return selection.choose(
+        coco,
+        Kind.FACE,
+        min_region_px=config.data.min_region_px,
+        size_hw=face_size_hw(config),
+        context=config.model.generator.face_context,
+    )
+
+
+def make_face_targets(
+    config: Config,
+    coco: CocoSet,
+    *,
+    recognizer: Recognizer | None = None,
+    no_donors: Collection[int] = (),
+) -> TargetReport:
     """Make the targets of all faces of a training set, and write the manifest ``faces.json`` in the store.
 
     Args:
         config: Its `targets` section says how.
         coco: The training split.
         recognizer: Rejects donors that are too close; the configured one if None.
+        no_donors: Annotations of faces that must not be seen in anybody's target.
 
     Returns:
         Counts, the records and examples. Faces for which no donor serves are counted in `failed` and have no target.
     """
     begin = time.monotonic()
     size_hw = face_size_hw(config)
-    chosen, too_small = selection.choose(
-        coco,
-        Kind.FACE,
-        min_region_px=config.data.min_region_px,
-        size_hw=size_hw,
-        context=config.model.generator.face_context,
-    )
+    chosen, too_small = choose_faces(config, coco)
     store = TargetStore(Path(config.paths.targets), config.paths.retention_days)
     if config.targets.landmarks and config.targets.face_method != "self":
         chosen = add_landmarks(coco, chosen, YuNet(Path(config.targets.landmarks)), store)
@@ -99,7 +111,8 @@ def make_face_targets(config: Config, coco: CocoSet, *, recognizer: Recognizer |
         judge = recognizer or recognizers.load_recognizer(
             config.judges.recognizer, weights_dir=Path(config.paths.weights), offline=config.model.offline
         )
-        _FaceTargets(config, coco, chosen, store, judge, report).make()
+        donors = [item for item in chosen if item.annotation["id"] not in no_donors]
+        _FaceTargets(config, coco, (chosen, donors), store, judge, report).make()
     report.records.sort(key=lambda record: record.annotation_id)
     facts = {"method": report.method, "regions": report.regions, "failed": report.failed, "too_small": too_small}
     report.manifest = store.write_manifest("faces", report.records, facts)
@@ -169,16 +182,17 @@ class _FaceTargets:
         self,
         config: Config,
         coco: CocoSet,
-        chosen: list[Chosen],
+        chosen_and_donors: tuple[list[Chosen], list[Chosen]],
         store: TargetStore,
         recognizer: Recognizer,
         report: TargetReport,
     ) -> None:
-        self.config, self.coco, self.chosen, self.store = config, coco, chosen, store
+        self.config, self.coco, self.store = config, coco, store
+        self.chosen, donors = chosen_and_donors
         self.recognizer, self.report = recognizer, report
         self.size_hw = face_size_hw(config)
         self.donors_needed = config.targets.k if config.targets.face_method == "k_same" else 1
-        self.pool = make_pool(chosen, config.seed)
+        self.pool = make_pool(donors, config.seed)
         # Crops and embeddings of donors live in memory alone: embeddings of real people are written nowhere.
         self.donor_crops: dict[int, np.ndarray] = {}
         self.embeddings: dict[int, np.ndarray] = {}
@@ -331,7 +345,7 @@ def make_pool(chosen: list[Chosen], seed: int) -> Pool:
     """Choose up to `POOL` donors at random, and measure them.
 
     Args:
-        chosen: All faces of the training set.
+        chosen: All faces of the training set that may be donors.
         seed: The run's seed.
     """
     order = seeding.numpy_generator(seed, "donor pool").permutation(len(chosen))[:POOL]

@@ -8,6 +8,7 @@ the generator memorized (Steinke, Nasr and Jagielski, Privacy Auditing with One 
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,7 +19,7 @@ from anony_pipeline.evaluation.canaries import Canary
 from anony_pipeline.ops import crops, images, masks
 from anony_pipeline.runtime import seeding
 from anony_pipeline.structures.regions import Kind, Region
-from anony_pipeline.targets.faces import face_size_hw
+from anony_pipeline.targets.faces import choose_faces, face_size_hw
 from anony_pipeline.targets.store import TargetRecord
 from anony_pipeline.training import cache
 from anony_pipeline.training.cache import SampleSet
@@ -42,34 +43,62 @@ class Canaries:
         return np.array([canary.planted for canary in self.drawn])
 
 
-def plant(config: Config, coco: CocoSet, records: Sequence[TargetRecord]) -> tuple[list[TargetRecord], Canaries | None]:
-    """Choose canaries, and change what is trained on: planted ones get themselves as targets, the others are left out.
+class Lot(NamedTuple):
+    """Whom the lots fell on, by annotation.
+
+    Attributes:
+        planted: Faces that are trained on with themselves as targets.
+        left_out: Faces that are not trained on at all, nor seen in anybody's target.
+    """
+
+    planted: frozenset[int]
+    left_out: frozenset[int]
+
+
+def draw(config: Config, coco: CocoSet) -> Lot:
+    """Choose canaries, before targets are made: the face of one that is left out must not be anybody's donor.
 
     Args:
         config: With `training.canaries` and the seed, by which the lots are drawn.
         coco: The training split.
-        records: The pseudo-targets.
-
-    Returns:
-        The records to train on, and the canaries; None if `training.canaries` is 0.
 
     Raises:
         ConfigError: If there are not so many faces.
     """
     count = config.training.canaries
     if count == 0:
-        return list(records), None
-    faces = sorted(record.annotation_id for record in records if record.kind == Kind.FACE.value)
+        return Lot(frozenset(), frozenset())
+    faces = sorted(item.annotation["id"] for item in choose_faces(config, coco)[0])
     if len(faces) < 2 * count:
         raise ConfigError(
             "too many canaries for so few faces",
             where="training.canaries",
             got=f"{count} of {len(faces)} faces",
-            allowed=f"{len(faces) // 2} or fewer: half of the faces with a target",
+            allowed=f"{len(faces) // 2} or fewer: half of the faces that are large enough",
             do="lower training.canaries, or train on more images",
         )
-    drawn = seeding.numpy_generator(config.seed, "canaries").choice(faces, count, replace=False)
-    planted, left_out = {int(number) for number in drawn[::2]}, {int(number) for number in drawn[1::2]}
+    drawn = [int(n) for n in seeding.numpy_generator(config.seed, "canaries").choice(faces, count, replace=False)]
+    return Lot(frozenset(drawn[::2]), frozenset(drawn[1::2]))
+
+
+def plant(
+    config: Config, coco: CocoSet, records: Sequence[TargetRecord], lot: Lot
+) -> tuple[list[TargetRecord], Canaries | None]:
+    """Change what is trained on: planted canaries get themselves as targets, the others are left out.
+
+    Args:
+        config: The configuration.
+        coco: The training split.
+        records: The pseudo-targets.
+        lot: Of `draw`; a face without a target is no canary.
+
+    Returns:
+        The records to train on, and the canaries; None if there are none.
+    """
+    planted, left_out = lot
+    chosen = [record for record in records if record.annotation_id in planted | left_out]
+    if not chosen:
+        return list(records), None
     trained_on = [
         dataclasses.replace(record, method=cache.CANARY, key=f"{cache.CANARY} {record.key}")
         if record.annotation_id in planted
@@ -77,7 +106,6 @@ def plant(config: Config, coco: CocoSet, records: Sequence[TargetRecord]) -> tup
         for record in records
         if record.annotation_id not in left_out
     ]
-    chosen = [record for record in records if record.annotation_id in planted | left_out]
     samples = _samples(config, coco, chosen)
     boxes = {annotation["id"]: tuple(annotation["bbox"]) for annotation in coco.annotations}
     numbers = [row.annotation_id for row in samples.rows]

@@ -16,6 +16,7 @@ from anony_pipeline.datasets import folds, integrity, loaders, raw, unify
 from anony_pipeline.datasets.coco import CocoSet
 from anony_pipeline.errors import AnonyPipelineError, CheckpointError, ConfigError, DatasetError
 from anony_pipeline.losses import identity
+from anony_pipeline.models import weights
 from anony_pipeline.models.generator import base_version
 from anony_pipeline.plates.styles import configured_styles
 from anony_pipeline.runtime import processes, sharding
@@ -28,8 +29,8 @@ from anony_pipeline.targets.plates import make_plate_targets
 from anony_pipeline.training import batches, cache, joint, latents, networks, state, summary, validation
 from anony_pipeline.training.batches import Batch, Generated
 from anony_pipeline.training.cache import TrainingData
-from anony_pipeline.training.canaries import Canaries, plant
-from anony_pipeline.training.journal import Journal, OnEvent, finite, metrics_of
+from anony_pipeline.training.canaries import Canaries, draw, plant
+from anony_pipeline.training.journal import METRICS, Journal, OnEvent, finite, metrics_of
 from anony_pipeline.training.networks import Critics
 from anony_pipeline.training.objective import Objective
 from anony_pipeline.training.pretrain import step_pretrain
@@ -106,7 +107,8 @@ def train(
 
     Args:
         config: The configuration.
-        mode: `pretrain`: pretraining alone. `joint`: joint training, from the pretrained generator if there is one.
+        mode: `pretrain`: pretraining alone. `joint`: joint training, from the pretrained generator if there is one and
+            `training.pretrain_steps` is not 0.
             `auto`: both, unless a pretrained generator is there already.
         max_steps: Replaces `training.max_steps`; with `pretrain`, `training.pretrain_steps`.
         on_event: Called with each event: numbers and names, never pixels.
@@ -144,10 +146,11 @@ def prepare(config: Config, coco: CocoSet) -> tuple[TrainingData, Canaries | Non
     check_styles(coco)
     # Before targets are made: a donor from the fold that is left out would be learned too.
     coco = folds.trained_on(config, coco)
-    faces = make_face_targets(config, coco)
+    lot = draw(config, coco)
+    faces = make_face_targets(config, coco, no_donors=lot.planted | lot.left_out)
     plates = make_plate_targets(config, coco, list(configured_styles())).values()
     records = [*faces.records, *(record for report in plates for record in report.records)]
-    records, planted = plant(config, coco, records)
+    records, planted = plant(config, coco, records, lot)
     data = cache.build(config, coco, records)
     for kind in Kind:
         if kind not in data.samples:
@@ -204,6 +207,14 @@ def fingerprint(config: Config, stage: str, begins_with: str) -> str:
     return loading.fingerprint(*(f"{key}={parts[key]}" for key in sorted(parts)), begins_with)
 
 
+def _shipped_critics() -> str:
+    """Names the shipped networks that training begins with or listens to: another version may ship others."""
+    files = weights.shipped_manifest()["files"]
+    return loading.fingerprint(
+        *(files[f"{name}.safetensors"]["sha256"] for name in ("detector", "reader", "recognizer"))
+    )
+
+
 class _Training:
     """One call of `train`: the data and networks that its stages share."""
 
@@ -223,7 +234,7 @@ class _Training:
             self.data, planted = prepare(config, loaders.open_split(config, "train"))
         faces = self.data.samples.get(Kind.FACE)
         self.validator = validation.Validator(config, val, trained_on=faces, canaries=planted)
-        self.begins_with = f"{self.data.key} {base_version(config)}"
+        self.begins_with = f"{self.data.key} {base_version(config)} {_shipped_critics()}"
         self.outputs = Path(config.paths.outputs)
 
     def pretrain(self, steps: int) -> TrainReport:
@@ -235,7 +246,9 @@ class _Training:
         return self._run("pretrain", self.outputs / "pretrained", label, steps, None)
 
     def joint(self, steps: int) -> TrainReport:
-        begin = state.latest(self.outputs / "pretrained", fingerprint(self.config, "pretrain", self.begins_with))
+        pretrained = fingerprint(self.config, "pretrain", self.begins_with)
+        wanted = self.config.training.pretrain_steps > 0
+        begin = state.latest(self.outputs / "pretrained", pretrained) if wanted else None
         if begin is None:
             log.info(
                 "joint training begins with the base model: there is no pretrained generator of this configuration"
@@ -301,8 +314,9 @@ class _Training:
             trained_parameters=sum(value.numel() for value in learned),
         )
         if current is None or not self.team.is_first:
-            # Nothing new was learned, or another process says it.
-            return replace(report, curves=_if_there(folder / summary.CURVES))
+            # Nothing new was learned, or another process says it. Curves are of whoever trained here last.
+            mine = report.metrics_file == folder / METRICS
+            return replace(report, curves=_if_there(folder / summary.CURVES) if mine else None)
         facts = asdict(report) | {"checkpoint": saved.path.name}
         return replace(report, curves=summary.write(folder, self.config, facts))
 

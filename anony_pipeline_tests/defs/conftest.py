@@ -112,7 +112,7 @@ class House:
         held_out = SimpleNamespace(cards=lambda: {"reader/held_out": (judge("reader").judge, "held_out")})
         monkeypatch.setattr(anonymizers, "load_verifiers", lambda *_: (judge("recognizer"), judge("reader")))
         monkeypatch.setattr(judges, "load_held_out", lambda *_: held_out)
-        monkeypatch.setattr(faces, "make_face_targets", lambda *_: TargetReport("faces", "self"))
+        monkeypatch.setattr(faces, "make_face_targets", lambda *_, **__: TargetReport("faces", "self"))
         monkeypatch.setattr(
             plates,
             "make_plate_targets",

@@ -48,14 +48,15 @@ def test_a_remote_file_is_fetched_once(tmp_path):
     assert first.read_bytes() == b"own", "it was not fetched a second time"
 
 
-def test_a_remote_file_of_another_size_is_fetched_anew(tmp_path):
+@pytest.mark.parametrize("content", [b"longer", b"two"], ids=["another size", "the same size"])
+def test_a_remote_file_that_changed_is_fetched_anew(tmp_path, content):
     remote = UPath("memory://locations/b.bin")
     remote.write_bytes(b"one")
     first = locations.local_copy(remote, tmp_path)
-    remote.write_bytes(b"longer")
+    remote.write_bytes(content)
     second = locations.local_copy(remote, tmp_path)
     assert second != first
-    assert second.read_bytes() == b"longer"
+    assert second.read_bytes() == content
 
 
 def test_a_remote_file_that_is_not_there_is_named(tmp_path):

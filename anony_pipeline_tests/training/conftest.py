@@ -42,7 +42,9 @@ def patch_training(root, monkeypatch):
     monkeypatch.setattr(networks, "load_critics", tiny.make_critics)
     make_targets = loop.make_face_targets
     monkeypatch.setattr(
-        loop, "make_face_targets", lambda config, coco: make_targets(config, coco, recognizer=tiny.ColorRecognizer())
+        loop,
+        "make_face_targets",
+        lambda config, coco, **given: make_targets(config, coco, recognizer=tiny.ColorRecognizer(), **given),
     )
     judges = validation.Judges(tiny.ColorRecognizer(), tiny.NoReader(), tiny.MeanFeatures())
     monkeypatch.setattr(validation, "load_judges", lambda config, device: judges)

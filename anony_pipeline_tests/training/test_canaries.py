@@ -11,6 +11,7 @@ from anony_pipeline.evaluation.canaries import chance_spread, membership_auc, re
 from anony_pipeline.evaluation.judges import Judges
 from anony_pipeline.models import lora
 from anony_pipeline.structures.regions import Kind
+from anony_pipeline.targets import faces as face_targets
 from anony_pipeline.training import batches, loop
 from anony_pipeline_tests.training import tiny
 
@@ -39,6 +40,18 @@ def test_a_half_is_trained_on_as_it_is_and_a_half_not_at_all(audited, data):
     assert itself == planted
     assert len(prepared.samples[Kind.PLATE]) == len(data.samples[Kind.PLATE])
     assert prepared.key != data.key
+
+
+def test_whoever_is_drawn_is_in_nobody_else_s_target(tiny_training, config, tiny_root, tmp_path, monkeypatch):
+    del tiny_training
+    blends = []
+    blend = face_targets._make_blend
+    monkeypatch.setattr(face_targets, "_make_blend", lambda job: (blends.append(job), blend(job))[1])
+    settings = config(training__canaries=6, paths__targets=str(tmp_path / "targets"))
+    _, found = loop.prepare(settings, tiny.coco.load(tiny_root / "unified_train.json"))
+    donors = {donor.annotation["id"] for job in blends for donor, _ in job.donors}
+    assert donors
+    assert not donors & {canary.annotation_id for canary in found.drawn}
 
 
 def test_the_lot_is_drawn_once_for_a_seed(audited, tiny_root, config):

@@ -1,3 +1,4 @@
+import copy
 import csv
 import dataclasses
 import itertools
@@ -18,6 +19,7 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from anony_pipeline.errors import AnonyPipelineError, DatasetError
+from anony_pipeline.models import weights
 from anony_pipeline.models.generator import Generator
 from anony_pipeline.models.recognizer import align
 from anony_pipeline.ops import images
@@ -135,8 +137,35 @@ def test_a_run_that_began_with_other_weights_of_the_same_name_is_not_taken_for_t
     settings = config(paths__outputs=str(tmp_path / "outputs"))
     tiny_training(settings, mode="joint", max_steps=1)
     assert tiny_training(settings, mode="joint", max_steps=1).resumed_from == 1
-    monkeypatch.setattr(loop, "base_version", lambda config: "what the package ships now")
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "base_version", lambda config: "what the package ships now")
+        assert tiny_training(settings, mode="joint", max_steps=1).resumed_from == 0
+    assert tiny_training(settings, mode="joint", max_steps=1).resumed_from == 1
+    shipped = copy.deepcopy(weights.shipped_manifest())
+    shipped["files"]["detector.safetensors"]["sha256"] = "another one"
+    monkeypatch.setattr(weights, "shipped_manifest", lambda: shipped)
     assert tiny_training(settings, mode="joint", max_steps=1).resumed_from == 0
+
+
+def test_without_pretraining_a_pretrained_generator_of_before_is_left_alone(tiny_training, config, tmp_path):
+    places = {"paths__outputs": str(tmp_path / "outputs")}
+    tiny_training(config(**places, training__pretrain_steps=1), mode="pretrain")
+    settings = config(**places, training__pretrain_steps=0)
+    alone = config(paths__outputs=str(tmp_path / "alone"), training__pretrain_steps=0)
+    beside, apart = (tiny_training(one, mode="auto", max_steps=1).checkpoint for one in (settings, alone))
+    files = [path.relative_to(beside) for path in beside.rglob("*.safetensors")]
+    assert files
+    for file in files:
+        first, second = load_file(beside / file), load_file(apart / file)
+        assert all(torch.equal(value, second[name]) for name, value in first.items()), file
+
+
+def test_curves_are_of_whoever_they_are_shown_for(tiny_training, config, tmp_path):
+    first, second = (config(paths__outputs=str(tmp_path / "outputs"), lr__generator=rate) for rate in (1e-3, 2e-3))
+    assert tiny_training(first, mode="joint", max_steps=1).curves is not None
+    assert tiny_training(second, mode="joint", max_steps=1).curves is not None
+    assert tiny_training(second, mode="joint", max_steps=1).curves is not None
+    assert tiny_training(first, mode="joint", max_steps=1).curves is None
 
 
 @pytest.mark.parametrize(
