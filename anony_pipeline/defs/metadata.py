@@ -5,7 +5,7 @@ import dataclasses
 import inspect
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -94,16 +94,29 @@ def of_unified(splits: Mapping[str, "CocoSet"], config: Config) -> dict[str, Any
         for style in sorted({style for found in by_style.values() for style in found})
     ]
     shown = {**numbers(totals), "balance": table(rows)}
-    if is_procedural(config):
+    if is_procedural(config, splits.values()):
         pictures = overview.labelled(splits["train"], 12)
         height, width = pictures[0].shape[:2]
         shown["labelled images"] = picture(images.sheet(pictures, (height, width), columns=4), "labelled images")
     return shown
 
 
-def is_procedural(config: Config) -> bool:
-    """Whether this program drew all images: only then do pictures go into metadata, which is not private."""
-    return config.data.streetscape is not None
+def is_procedural(config: Config, splits: Iterable["CocoSet"]) -> bool:
+    """Whether this program drew all images: only then do pictures go into metadata, which is not private.
+
+    The images say it, because a unified set that is there is used as it is: each one is of a drawn source, and lies in
+    that source's folder.
+    """
+    from anony_pipeline.storage.locations import location
+
+    if config.data.streetscape is None:
+        return False
+    drawn = {source.name: location(source.root) for source in config.data.sources if source.ground_truth is not None}
+
+    def is_drawn(split: "CocoSet", source: str | None) -> bool:
+        return source in drawn and split.roots.get(source) == drawn[source]
+
+    return all(is_drawn(split, name) for split in splits for name in {image.get("source") for image in split.images})
 
 
 def picture(image_rgb: "np.ndarray", name: str) -> dg.MetadataValue:
@@ -203,8 +216,8 @@ def gate_result(gate: "Gate") -> dg.AssetCheckResult:
     )
 
 
-def of_targets(report: "TargetReport", config: Config) -> dict[str, Any]:
-    """Counts of pseudo-targets, and pairs of original and target where all pictures are procedural."""
+def of_targets(report: "TargetReport", config: Config, coco: "CocoSet") -> dict[str, Any]:
+    """Counts of pseudo-targets, and pairs of original and target where all images of the set are procedural."""
     shown: dict[str, Any] = {
         name: getattr(report, name) for name in ("regions", "made", "reused", "too_small", "seconds")
     }
@@ -214,7 +227,7 @@ def of_targets(report: "TargetReport", config: Config) -> dict[str, Any]:
 
     shown[COLUMN_SCHEMA] = columns_of(TargetRecord)
     shown |= {"method": report.method} | {f"failed/{reason}": count for reason, count in report.failed.items()}
-    if is_procedural(config) and report.examples:
+    if report.examples and is_procedural(config, [coco]):
         from anony_pipeline.ops import images
 
         pairs = [image for pair in report.examples[:12] for image in pair]

@@ -2,12 +2,20 @@
 
 import base64
 import dataclasses
+import json
+from pathlib import Path
 
 import numpy as np
+import pytest
 
+from anony_pipeline import project
+from anony_pipeline.config import loading
+from anony_pipeline.datasets import loaders
 from anony_pipeline.defs import metadata
+from anony_pipeline.defs.assets import evaluation
 from anony_pipeline.evaluation.schema import METRICS, Row, figure, null
 from anony_pipeline.ops import images
+from anony_pipeline.targets.report import TargetReport
 from anony_pipeline.targets.store import TargetRecord
 
 
@@ -85,3 +93,51 @@ def test_the_scorecards_columns_say_what_is_better():
     columns = {column.name: column.description for column in metadata.scorecard_columns().columns}
     assert set(columns) == set(METRICS)
     assert columns["coverage"] == "share of regions covered by half or more; higher is better"
+
+
+@pytest.fixture
+def under_demo(house):
+    """The house's own unified set under the demo's sources and its streetscape; returns how to read it."""
+
+    def read(source="pp4av", root=house.folder / "raw" / "pp4av"):
+        for split in ("train", "val"):
+            file = house.folder / "unified" / f"unified_{split}.json"
+            content = json.loads(file.read_text())
+            for image in content["images"]:
+                image.pop("source") if source is None else image.update(source=source)
+            file.write_text(json.dumps(content))
+        folders = [f"paths.{name}={house.folder / name}" for name in ("outputs", "unified", "private")]
+        config = loading.load([project.find("configs/demo.yaml")], folders)
+        sources = [source.model_copy(update={"root": str(root)}) for source in config.data.sources]
+        config = config.model_copy(update={"data": config.data.model_copy(update={"sources": tuple(sources)})})
+        return config, {split: loaders.open_split(config, split) for split in ("train", "val")}
+
+    return read
+
+
+def shown(config, splits):
+    """All that could hold pictures, from one experiment."""
+    pixels = np.zeros((8, 8, 3), np.uint8)
+    report = TargetReport("faces", "self", examples=[(pixels, pixels)])
+    images.write(Path(config.paths.outputs) / "report" / "before_and_after.jpg", np.zeros((8, 8, 3), np.uint8))
+    found = metadata.of_unified(splits, config) | metadata.of_targets(report, config, splits["train"])
+    return {"labelled images", "original and target", "before and after"} & {*found, *evaluation._examples(config)}
+
+
+def test_pictures_that_this_program_drew_are_shown(under_demo):
+    assert shown(*under_demo()) == {"labelled images", "original and target", "before and after"}
+
+
+@pytest.mark.parametrize("source", [None, "mine"])
+def test_no_picture_of_ones_own_set_is_shown_under_the_demos_layer(under_demo, source):
+    assert shown(*under_demo(source)) == set()
+
+
+def test_no_picture_is_shown_of_images_that_only_bear_the_name_of_a_drawn_source(under_demo, tmp_path):
+    assert shown(*under_demo(root=tmp_path / "drawn")) == set()
+
+
+def test_one_image_that_was_not_drawn_is_enough_to_show_none(under_demo):
+    config, splits = under_demo()
+    splits["val"].images[1]["source"] = "mine"
+    assert "labelled images" not in metadata.of_unified(splits, config)

@@ -157,10 +157,11 @@ def scorecard(context: dg.AssetExecutionContext, experiment: Experiment) -> dg.M
 
 
 def _examples(config: Config) -> dict[str, dg.MetadataValue]:
-    """Regions before and after, where all pictures are procedural."""
+    """Regions before and after, where all val images are procedural."""
+    from anony_pipeline.datasets.loaders import open_split
     from anony_pipeline.evaluation import scorecard as scorecards
 
     file = location(config.paths.outputs) / scorecards.EXAMPLES
-    if not (metadata.is_procedural(config) and file.exists()):
+    if not (file.exists() and metadata.is_procedural(config, [open_split(config, "val")])):
         return {}
     return {"before and after": metadata.picture_file(file, "before and after")}

@@ -34,9 +34,10 @@ def face_pseudo_targets(context: dg.AssetExecutionContext, experiment: Experimen
     if same := unchanged.standing(context, experiment, "face_pseudo_targets", now, unchanged.path_is_there("manifest")):
         return unchanged.again(same)
     with retries.if_a_store_is_away(context):
-        report = faces.make_face_targets(config, trained_on(config, open_split(config, "train")))
+        coco = trained_on(config, open_split(config, "train"))
+        report = faces.make_face_targets(config, coco)
     return dg.MaterializeResult(
-        metadata={unchanged.MADE_OF: now, **metadata.of_targets(report, config)}, data_version=_version([report])
+        metadata={unchanged.MADE_OF: now, **metadata.of_targets(report, config, coco)}, data_version=_version([report])
     )
 
 
@@ -60,9 +61,11 @@ def plate_pseudo_targets(context: dg.AssetExecutionContext, experiment: Experime
     ):
         return same
     with retries.if_a_store_is_away(context):
-        reports = plates.make_plate_targets(config, trained_on(config, open_split(config, "train")), styles)
+        coco = trained_on(config, open_split(config, "train"))
+        reports = plates.make_plate_targets(config, coco, styles)
     for style, report in reports.items():
-        context.add_asset_metadata({unchanged.MADE_OF: now, **metadata.of_targets(report, config)}, partition_key=style)
+        shown = metadata.of_targets(report, config, coco)
+        context.add_asset_metadata({unchanged.MADE_OF: now, **shown}, partition_key=style)
     return dg.MaterializeResult(data_version=_version(reports.values()))
 
 
