@@ -76,7 +76,7 @@ def fetched(checkpoint: Place, config: Config) -> Path:
     """
     if is_local(checkpoint):
         return Path(str(checkpoint))
-    kept = Path(config.paths.cache) / "checkpoints" / version(checkpoint)[:12] / checkpoint.name
+    kept = Path(config.paths.cache) / "checkpoints" / short(version(checkpoint)) / checkpoint.name
     if not (kept / manifests.NAME).exists():
         with atomic.folder(kept) as part:
             for name in [*manifests.read(checkpoint, verify=False)["files"], manifests.NAME]:
@@ -107,15 +107,23 @@ def register(instance: dg.DagsterInstance, name: str) -> None:
     instance.add_dynamic_partitions(str(CHECKPOINTS.name), [name])
 
 
-def scorecard_of(config: Config, checkpoint: Place, known_version: str | None = None) -> Place:
-    """Where the scorecard of one version of a checkpoint is kept; if it is there, the checkpoint was judged."""
-    return _scorecards(config) / f"{checkpoint.name}-{(known_version or version(checkpoint))[:12]}.json"
+def scorecard_of(config: Config, checkpoint: Place) -> Place:
+    """Where the scorecard of one version of a checkpoint is kept."""
+    return _scorecards(config) / f"{checkpoint.name}-{short(version(checkpoint))}.json"
 
 
 def judged(config: Config) -> set[str]:
-    """The names of all scorecards that are kept (see `scorecard_of`), by one listing."""
+    """The versions (see `short`) of all checkpoints that have a scorecard, by one listing.
+
+    The folder's name does not matter: a checkpoint that was set aside for another one is still the same bytes.
+    """
     kept: Iterable[Any] = _scorecards(config).glob("*.json")
-    return {file.name for file in kept}
+    return {file.stem.rpartition("-")[2] for file in kept}
+
+
+def short(known_version: str) -> str:
+    """What is used of a version in names of files."""
+    return known_version[:12]
 
 
 def _scorecards(config: Config) -> Place:

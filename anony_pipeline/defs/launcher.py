@@ -102,7 +102,8 @@ def _in_process(layers: Sequence[str], overrides: Sequence[str], stage: Stage, o
     stopped = dg.DagsterExecutionInterruptedError()
     with stopping.StopSignal(stopped) as stop:
         report = loop.train(loading.load(layers, overrides), mode=stage, on_event=observe, should_stop=stop)
-    if not report.finished:
+    # A stop during the last step ends the run too; its checkpoint is there, and the next run takes it as it is.
+    if stop.came or not report.finished:
         raise stopped
     curves = str(report.curves) if report.curves else None
     return {"checkpoint": str(report.checkpoint), "step": report.step, "curves": curves}

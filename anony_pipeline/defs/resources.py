@@ -1,6 +1,7 @@
 """What assets ask for: the experiment's configuration."""
 
 import os
+import re
 
 import dagster as dg
 from pydantic import Field
@@ -13,7 +14,8 @@ from anony_pipeline.defs import machine
 
 def default_layers() -> list[str]:
     """What the UI, the sensor and the schedule use: the layers in ``ANONY_CONFIG``, as in ``PATH``, or the demo's."""
-    return os.environ.get("ANONY_CONFIG", "configs/demo.yaml").split(os.pathsep)
+    # The colon of a URL's scheme joins nothing.
+    return re.split(f"{re.escape(os.pathsep)}(?!//)", os.environ.get("ANONY_CONFIG", "configs/demo.yaml"))
 
 
 class Experiment(dg.ConfigurableResource):

@@ -47,11 +47,11 @@ def new_checkpoints(context: dg.SensorEvaluationContext, experiment: Experiment)
 def _unjudged(config: Config) -> Iterator[tuple[checkpoints.Place, str]]:
     """Whole checkpoints without a scorecard, with versions, oldest first; each is looked at when it is asked for."""
     judged = checkpoints.judged(config)
-    manifest_files: Iterable[Any] = checkpoints.folder_of(config).glob(f"*/{manifests.NAME}")
+    manifest_files: Iterable[Any] = checkpoints.folder_of(config).glob(f"step_*/{manifests.NAME}")
     for checkpoint in sorted(file.parent for file in manifest_files):
         try:
             version = checkpoints.version(checkpoint)
-            if checkpoints.scorecard_of(config, checkpoint, version).name in judged:
+            if checkpoints.short(version) in judged:
                 continue
             manifests.read(checkpoint, verify=False)
         except (CheckpointError, FileNotFoundError):

@@ -1,16 +1,18 @@
 """A trainer in its own process group: its events arrive while it runs, and nothing of it survives a stop."""
 
+import contextlib
 import json
 import os
 import signal
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import dagster as dg
 import pytest
 
-from anony_pipeline import train_joint
+from anony_pipeline import project, train_joint
 from anony_pipeline.config import loading
 from anony_pipeline.defs import launcher, retries
 from anony_pipeline.storage import manifests
@@ -81,6 +83,23 @@ def test_a_stop_lets_the_trainer_save_and_leaves_no_process(tmp_path):
         run(tmp_path, interrupt, steps=1000)
     assert (tmp_path / "saved").read_text() == "checkpoint"
     assert not any(alive(int(pid)) for pid in (tmp_path / "pids").read_text().split())
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_a_stop_in_a_stages_last_step_ends_the_run(monkeypatch, stopped):
+    from anony_pipeline.training import loop
+
+    def train(_config, *, on_event, **_):
+        on_event({"event": "begin"})
+        if stopped:
+            signal.raise_signal(signal.SIGTERM)
+        on_event({"event": "end"})
+        return SimpleNamespace(finished=True, checkpoint="there", step=8, curves=None)
+
+    monkeypatch.setattr(loop, "train", train)
+    expected = pytest.raises(dg.DagsterExecutionInterruptedError) if stopped else contextlib.nullcontext()
+    with expected:
+        launcher._in_process([project.find("configs/demo.yaml")], [], "pretrain", lambda _: None)
 
 
 def test_a_trainer_that_ignores_the_stop_is_killed_after_its_grace(tmp_path):

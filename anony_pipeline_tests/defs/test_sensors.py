@@ -74,6 +74,22 @@ def test_a_checkpoint_that_was_judged_is_left_alone_until_it_changes(house, inst
     assert tick(house, instance).run_requests[0].run_key.startswith("step_000003:")
 
 
+def test_a_checkpoint_that_was_set_aside_is_not_judged_again(house, instance):
+    judged = house.checkpoint(3)
+    judge(house, judged)
+    judged.rename(judged.with_name("step_000003-AAAAAAAA"))
+    anew = house.checkpoint(3, content="of another configuration")
+    assert tick(house, instance).run_requests[0].run_key.startswith("step_000003:")
+    judge(house, anew)
+    assert isinstance(tick(house, instance), dg.SkipReason)
+
+
+def test_a_checkpoint_that_is_still_being_written_is_not_looked_at(house, instance):
+    whole = house.checkpoint(3)
+    whole.rename(whole.with_name(".step_000003.abc123.part"))
+    assert isinstance(tick(house, instance), dg.SkipReason)
+
+
 @pytest.mark.parametrize("damage", ["no manifest", "missing file", "wrong size", "cut manifest"])
 def test_a_checkpoint_that_is_not_whole_waits(house, instance, damage):
     path = house.checkpoint(3)
