@@ -46,7 +46,7 @@ def test_every_accepted_donor_is_far_enough_for_the_recognizer(tmp_path, coco):
     run = faces._FaceTargets(
         config,
         coco,
-        chosen,
+        (chosen, chosen),
         TargetStore(tmp_path / "store", 1),
         tiny.ColorRecognizer(),
         faces.TargetReport("faces", "donor_blend"),
