@@ -3,7 +3,7 @@
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 from upath import UPath
@@ -14,12 +14,17 @@ from anony_pipeline.errors import CheckpointError
 from anony_pipeline.storage import atomic, manifests
 from anony_pipeline.storage.locations import is_local, location
 
+if TYPE_CHECKING:
+    from anony_pipeline.evaluation.schema import Subject
+
 Place = Path | UPath
 """A folder or file, here or in a remote store."""
 
 JOINT = dg.AssetKey("joint_checkpoint")
 HISTORY = dg.AssetKey("checkpoints")
 VERSION_TAG = "dagster/data_version"
+RETURN_TO = "return_to"
+"""Metadata of a materialization of `JOINT` by an older checkpoint: the one that it stood for before."""
 
 
 def folder_of(config: Config) -> Place:
@@ -32,15 +37,53 @@ def version(checkpoint: Place) -> str:
     return manifests.sha256_of(checkpoint / manifests.NAME)
 
 
+def to_return_to(instance: dg.DagsterInstance, config: Config) -> Place | None:
+    """The checkpoint that `joint_checkpoint` left for an older one to be judged; None if it is where it belongs."""
+    return _named(_latest(instance), RETURN_TO, config)
+
+
+def return_from(checkpoint: Place, instance: dg.DagsterInstance, config: Config) -> Place | None:
+    """Where `joint_checkpoint` belongs when this one was judged; None if it may stay there.
+
+    It stays at the newest. A checkpoint that was set aside for another training's is older than all others.
+    """
+    latest = _latest(instance)
+    kept = _named(latest, RETURN_TO, config) or _named(latest, "checkpoint", config)
+    if kept is None or kept.name == checkpoint.name:
+        return None
+    is_set_aside = checkpoint.name.count("-") > 0
+    return kept if is_set_aside or checkpoint.name < kept.name else None
+
+
+def latest_id(instance: dg.DagsterInstance) -> int | None:
+    """The number of the event by which `joint_checkpoint` came to stand where it does."""
+    records = instance.fetch_materializations(JOINT, limit=1).records
+    return records[0].storage_id if records else None
+
+
+def _latest(instance: dg.DagsterInstance) -> dg.AssetMaterialization | None:
+    event = instance.get_latest_materialization_event(JOINT)
+    return event.asset_materialization if event else None
+
+
+def _named(latest: dg.AssetMaterialization | None, entry: str, config: Config) -> Place | None:
+    """The checkpoint under a name in the metadata, if it is this experiment's and still there."""
+    value = latest.metadata.get(entry) if latest else None
+    checkpoint = location(str(value.value)) if value else None
+    if checkpoint is None or checkpoint.parent != folder_of(config) or not (checkpoint / manifests.NAME).exists():
+        return None
+    return checkpoint
+
+
 def current(instance: dg.DagsterInstance, config: Config) -> Place:
     """The checkpoint that `joint_checkpoint` stands for now: what lineage points to is what gets evaluated.
 
     Raises:
         CheckpointError: If there is none, it is gone, it changed, or it is another experiment's.
     """
-    event = instance.get_latest_materialization_event(JOINT)
-    entry = event.asset_materialization.metadata.get("checkpoint") if event and event.asset_materialization else None
-    if event is None or event.asset_materialization is None or entry is None:
+    latest = _latest(instance)
+    entry = latest.metadata.get("checkpoint") if latest else None
+    if latest is None or entry is None:
         raise CheckpointError(
             "joint_checkpoint was never materialized",
             where="Dagster's storage",
@@ -54,7 +97,7 @@ def current(instance: dg.DagsterInstance, config: Config) -> Place:
             allowed=f"one in {folder_of(config)}",
             do="name that experiment's layers in the run config, or materialize joint_checkpoint for this one",
         )
-    said = (event.asset_materialization.tags or {}).get(VERSION_TAG)
+    said = (latest.tags or {}).get(VERSION_TAG)
     if not (checkpoint / manifests.NAME).exists():
         raise CheckpointError("the checkpoint is gone", where=checkpoint, do="materialize joint_checkpoint anew")
     if said is not None and said != version(checkpoint):
@@ -110,6 +153,26 @@ def register(instance: dg.DagsterInstance, name: str) -> None:
 def scorecard_of(config: Config, checkpoint: Place) -> Place:
     """Where the scorecard of one version of a checkpoint is kept."""
     return _scorecards(config) / f"{checkpoint.name}-{short(version(checkpoint))}.json"
+
+
+def judged_by(subject: "Subject", config: Config) -> Place:
+    """The checkpoint that a scorecard's figures are of.
+
+    Raises:
+        CheckpointError: If it is gone or changed since then.
+    """
+    checkpoint = folder_of(config) / subject.checkpoint
+    if not (checkpoint / manifests.NAME).exists():
+        raise CheckpointError("the checkpoint that was judged is gone", where=checkpoint, do="judge the current one")
+    if (now := version(checkpoint)) != subject.sha256:
+        raise CheckpointError(
+            "the checkpoint changed since it was judged",
+            where=checkpoint,
+            got=now,
+            allowed=subject.sha256,
+            do="run the job evaluate again",
+        )
+    return checkpoint
 
 
 def judged(config: Config) -> set[str]:

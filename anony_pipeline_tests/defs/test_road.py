@@ -2,6 +2,7 @@
 
 import base64
 import json
+import shutil
 from pathlib import Path
 
 import dagster as dg
@@ -223,6 +224,34 @@ def test_a_run_without_its_configuration_file_says_which_there_are(house, instan
     message = str(failure.event_specific_data.error)
     assert "there is no such configuration file" in message
     assert "configs/demo.yaml" in message
+
+
+def test_figures_are_filed_under_what_was_judged_when_another_checkpoint_is_current_by_now(house, instance):
+    judged = house.trained(instance)
+    assert house.run("evaluate", instance).success
+    other = house.checkpoint(9, content="trained meanwhile")
+    entry = {"checkpoint": dg.MetadataValue.path(str(other))}
+    instance.report_runless_asset_event(dg.AssetMaterialization(checkpoints.JOINT, metadata=entry))
+    assert house.run("evaluate", instance, asset_selection=[dg.AssetKey("scorecard")]).success
+    assert not checkpoints.scorecard_of(house.config, other).exists()
+    assert checkpoints.scorecard_of(house.config, judged).exists()
+    (seen,) = instance.fetch_observations(checkpoints.HISTORY, limit=1).records
+    assert seen.partition_key == judged.name
+
+
+@pytest.mark.parametrize("what", ["gone", "changed"])
+def test_figures_of_a_checkpoint_that_is_no_more_are_filed_nowhere(house, instance, what):
+    judged = house.trained(instance)
+    assert house.run("evaluate", instance).success
+    if what == "gone":
+        shutil.rmtree(judged)
+    else:
+        house.checkpoint(3, content="trained anew")
+    result = house.run("evaluate", instance, asset_selection=[dg.AssetKey("scorecard")])
+    (failure,) = (event for event in result.all_events if event.is_step_failure)
+    message = str(failure.event_specific_data.error)
+    assert "judged" in message
+    assert what in message
 
 
 @pytest.fixture

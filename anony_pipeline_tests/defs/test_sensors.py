@@ -1,5 +1,6 @@
 """The sensor judges every checkpoint once, the oldest first, and gives up on none too early or too late."""
 
+import json
 import os
 import shutil
 
@@ -38,6 +39,28 @@ def run_of(instance, job, status, tags=None):
         ),
     )
     return run
+
+
+def heed(result, instance):
+    """Write what a tick asks to be written, as the daemon does; returns the one run that it asks for."""
+    for partitions in result.dynamic_partitions_requests:
+        instance.add_dynamic_partitions("checkpoint", partitions.partition_keys)
+    for event in result.asset_events:
+        instance.report_runless_asset_event(event)
+    (request,) = result.run_requests
+    return request
+
+
+def judged_in_turn(house, instance):
+    """Heed and judge until nothing is asked for; returns what was current whenever something was judged."""
+    names, keys = [], []
+    while not isinstance(result := tick(house, instance), dg.SkipReason):
+        keys.append(heed(result, instance).run_key)
+        assert len(keys) == len(set(keys)) < 10, "a key starts one run for ever"
+        current = checkpoints.current(instance, house.config)
+        judge(house, current)
+        names.append(current.name)
+    return names
 
 
 def test_nothing_to_do_is_said(house, instance):
@@ -103,6 +126,73 @@ def test_a_checkpoint_that_is_not_whole_waits(house, instance, damage):
         (path / "manifest.json").write_text('{"files": ')
     house.checkpoint(8)
     assert tick(house, instance).run_requests[0].run_key.startswith("step_000008:")
+
+
+def test_after_older_ones_the_checkpoint_that_was_trained_is_current_again_with_its_own_figures(house, instance):
+    house.checkpoint(1)
+    trained = house.trained(instance)
+    judge(house, trained)
+    for name in ("step_000001", trained.name):
+        request = heed(tick(house, instance), instance)
+        assert request.run_key.startswith(f"{name}:")
+        assert house.run("evaluate", instance, tags=request.tags).success
+    assert isinstance(tick(house, instance), dg.SkipReason)
+    card = json.loads((house.folder / "outputs" / "scorecard.json").read_text())
+    assert card["subject"]["checkpoint"] == trained.name
+
+
+def test_going_back_is_asked_for_anew_each_time(house, instance):
+    judge(house, house.trained(instance))
+    for step in (1, 2):
+        house.checkpoint(step)
+        assert judged_in_turn(house, instance) == [f"step_00000{step}", "step_000003"]
+
+
+def test_it_goes_back_from_one_that_could_not_be_judged(house, instance):
+    bad = house.checkpoint(1)
+    judge(house, house.trained(instance))
+    version = checkpoints.version(bad)
+    for _ in range(ATTEMPTS):
+        assert heed(tick(house, instance), instance).run_key.startswith("step_000001:")
+        run_of(instance, "evaluate", DagsterRunStatus.FAILURE, {VERSION_OF_RUN: version})
+    assert heed(tick(house, instance), instance).run_key.startswith("step_000003:")
+    assert isinstance(tick(house, instance), dg.SkipReason)
+
+
+def test_it_goes_back_from_another_trainings_checkpoint_of_more_steps(house, instance):
+    aside = house.checkpoint(9)
+    aside.rename(aside.with_name("step_000009-AAAAAAAA"))
+    judge(house, house.trained(instance))
+    assert judged_in_turn(house, instance) == ["step_000009-AAAAAAAA", "step_000003"]
+
+
+def test_it_goes_on_to_newer_ones_and_stays(house, instance):
+    judge(house, house.trained(instance))
+    house.checkpoint(4), house.checkpoint(7)
+    assert judged_in_turn(house, instance) == ["step_000004", "step_000007"]
+
+
+def test_it_does_not_go_back_to_what_is_gone(house, instance):
+    house.checkpoint(1)
+    trained = house.trained(instance)
+    judge(house, trained)
+    heed(tick(house, instance), instance)
+    judge(house, house.folder / "outputs" / "checkpoints" / "step_000001")
+    shutil.rmtree(trained)
+    assert isinstance(tick(house, instance), dg.SkipReason)
+
+
+@pytest.mark.parametrize(
+    ("assets", "waits"), [(["fid"], True), (["joint_checkpoint"], True), (["unified_coco"], False), (None, True)]
+)
+def test_a_run_from_the_page_is_waited_for_if_it_could_move_the_checkpoint(house, instance, assets, waits):
+    house.checkpoint(3)
+    chosen = frozenset(map(dg.AssetKey, assets)) if assets else None
+    whole = defs.resolve_implicit_global_asset_job_def()
+    job = whole.get_subset(asset_selection=chosen) if chosen else whole
+    run = instance.create_run_for_job(job, asset_selection=chosen)
+    instance.report_engine_event("begins", run)
+    assert isinstance(tick(house, instance), dg.SkipReason) is waits
 
 
 @pytest.mark.parametrize("job", ["planb", "evaluate", "joint_training"])

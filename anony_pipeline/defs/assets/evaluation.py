@@ -134,7 +134,8 @@ def scorecard(context: dg.AssetExecutionContext, experiment: Experiment) -> dg.M
     output = location(config.paths.outputs)
     with retries.if_a_store_is_away(context):
         card = scorecards.load(output / "scorecard.json")
-        checkpoint = checkpoints.current(context.instance, config)
+        # Not the current one: `joint_checkpoint` may stand for another by now, whose figures these are not.
+        checkpoint = checkpoints.judged_by(card.subject, config)
         history = checkpoints.scorecard_of(config, checkpoint)
         atomic.write_bytes(history, (output / "scorecard.json").read_bytes())
         examples = _examples(config)
