@@ -19,9 +19,9 @@ def merge(regions: Sequence[Region]) -> list[Region]:
 
     A detector finds a plate twice, or a plate on a poster's face; non-maximum suppression looks at intersection over
     union within one kind, and lets a small box in a large one pass. A plate that is wider than it knows is found as two
-    halves; no two of the 303 plates that others annotated in 289 street photographs touch. The more confident of two gives kind, style and
-    track; the box is the smallest around both, so that nothing that was covered is uncovered. Boxes that were *given*
-    are never merged: who annotated them knows better.
+    halves; no two of the 303 plates that others annotated in 289 street photographs touch. The more confident of two
+    gives kind, style and track; the box is the smallest around both, so that nothing that was covered is uncovered.
+    Boxes that were *given* are never merged: who annotated them knows better.
 
     Args:
         regions: What a detector found.
