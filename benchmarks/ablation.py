@@ -544,7 +544,7 @@ PAGE_TEXT = """\
 Made by `python -m benchmarks.ablation`, not by hand. Each row is the demo with something changed ({trainings} a row; {device}), judged by judges
 that are in no loss on {faces} faces and {plates} plates of {images} images that nobody was trained on, on given boxes and without verification. Intervals are of
 95 % and paired: rows have their images, their batches and their noise in common. Of {lines} true lines one may well miss by chance. {alone}The demo
-trains for 40 steps, `long` rows for 200: what a setting does in a longer run on other data may differ.
+trains for 40 steps, `long` rows for 200: what a setting does in a longer run on other data may differ.{since}
 
 ## The plan's tuning table
 
@@ -587,6 +587,10 @@ What each row changes, all figures and their intervals: `benchmarks/results/abla
 """  # noqa: E501 - as wide as the other pages
 
 
+CHANGED_SINCE = """ **The package's weights have
+changed since**: these rows are of former ones (`made_with` in the JSON), and `base` and `demo` have other figures now."""
+
+
 def page(result: dict[str, Any]) -> str:
     """docs/ablation.md."""
     rows, lines = result["rows"], result["tuning_table"]
@@ -599,6 +603,7 @@ def page(result: dict[str, Any]) -> str:
         device=", ".join(result["devices"]),
         lines=len(lines),
         alone="With one seed\nthey say nothing about another training run. " if counts[0] == 1 else "",
+        since="" if result["made_with"]["weights"] == made_with()["weights"] else CHANGED_SINCE,
         true=said.count(TRUE),
         false=said.count(FALSE),
         open=said.count(OPEN),

@@ -68,8 +68,9 @@ LATER = {
     Kind.FACE: Mix(pixel=0.2, edges=0.1, features=0.6, adversary=0.5, likeness=0.15),
     Kind.PLATE: Mix(pixel=1.0, edges=0.5, features=0.4, adversary=0.2, likeness=0.0),
 }
-TURNS = (Kind.FACE, Kind.FACE, Kind.PLATE)
-"""Whose step it is: a plate's anchor gives most of the plate, a face has none."""
+TURNS = (Kind.FACE, Kind.PLATE)
+"""Whose step it is. Plates stay as they become here; one blurred face for all noises is soon learned, and unlearned
+later."""
 PLATE_STRENGTHS = (0.02, 0.6)
 """Of the anchors' noise, as ``plate_text_anchor_strength``; above, no text that is not drawn again survives."""
 

@@ -67,6 +67,21 @@ def test_a_former_generator_is_copied_once_with_its_history_and_stays_what_it_wa
     assert (begun / file.name).read_bytes() == b"first"
 
 
+def test_what_goes_on_from_a_former_generator_ends_halfway(tmp_path):
+    files = [tmp_path / "former.safetensors", tmp_path / "became.safetensors"]
+    for seed, file in enumerate(files):
+        torch.manual_seed(seed)
+        weights.save_half(file, base_models.build_demo_unet())
+    former, became = (weights.load_safetensors(file) for file in files)
+    base_models.average(*files)
+    now = weights.load_safetensors(files[1])
+    assert now.keys() == became.keys()
+    for name, tensor in now.items():
+        halfway = (former[name].double() + became[name].double()) / 2
+        torch.testing.assert_close(tensor.double(), halfway, rtol=2**-11, atol=2**-24)
+    assert any(not torch.equal(former[name], became[name]) for name in now)
+
+
 def test_a_former_folder_without_a_generator_is_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"no generator to go on from[\s\S]*former[\s\S]*generator_unet"):
         base_models._taken_over(tmp_path, tmp_path / "begun")
