@@ -358,7 +358,11 @@ def reap(
 @app.command()
 def purge(
     roots: Annotated[
-        list[Path] | None, typer.Argument(metavar="[DIR]...", help="Where to look: data and outputs, if not given.")
+        list[Path] | None,
+        # Of a mistyped folder "0 private folders removed" would be taken for the truth.
+        typer.Argument(
+            metavar="[DIR]...", exists=True, file_okay=False, help="Where to look: data and outputs, if not given."
+        ),
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="Also what is not past its time.")] = False,
 ) -> None:

@@ -243,6 +243,18 @@ def test_purge_removes_private_folders_and_nothing_else(tmp_path, monkeypatch):
     assert (tmp_path / "outputs/x/scorecard.json").exists()
 
 
+@pytest.mark.parametrize("wrong", ["mistyped", "a_file"])
+def test_purge_of_what_is_no_folder_removes_nothing_and_says_so(tmp_path, wrong):
+    from anony_pipeline.storage import private
+
+    kept = private.folder(tmp_path / "data/targets", retention_days=30, holds="crops")
+    (tmp_path / "a_file").touch()
+    result = invoke("purge", "--all", tmp_path / "data", tmp_path / wrong)
+    assert result.exit_code == cli.EXIT_USER_ERROR
+    assert "removed" not in result.output
+    assert kept.exists()
+
+
 def test_anony_train_stops_as_the_original_command_does(monkeypatch, tmp_path):
     from anony_pipeline.training import loop
 
