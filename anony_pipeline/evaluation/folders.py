@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shlex
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -161,12 +162,21 @@ def read_boxes(path: Path, originals: Path) -> CocoSet:
     }
     found = coco.checked(document, location, "the file of boxes", "mend the file")
     _none_outside(found, path)
+    _none_twice(found, path)
     if not found.annotations:
         raise DatasetError(
             "the file of boxes has no region, so there is nothing to judge",
             where=path,
             got=f"{len(found)} images without boxes",
             do="give the file that says where faces and licence plates are in the originals",
+        )
+    if all(0 <= value <= 1 for annotation in found.annotations for value in annotation["bbox"]):
+        raise DatasetError(
+            "the boxes are in shares of the image's size, not in pixels",
+            where=path,
+            got=f"annotation {found.annotations[0]['id']}: bbox {found.annotations[0]['bbox']}; all are within 0 to 1",
+            allowed="x, y, width and height in pixels",
+            do="multiply them by the width and height of their images",
         )
     return found
 
@@ -182,6 +192,20 @@ def _none_outside(found: CocoSet, where: Path) -> None:
             got=_few(leading),
             allowed="file names relative to --originals and --anonymized, without ..",
             do="write the names as they stand below the folders",
+        )
+
+
+def _none_twice(found: CocoSet, where: Path) -> None:
+    """Of an image with two records each would be judged without the other's boxes."""
+    counted = Counter(PurePath(image["file_name"]).as_posix() for image in found.images)
+    twice = [f"{name}: {count} records" for name, count in counted.items() if count > 1]
+    if twice:
+        raise DatasetError(
+            f"{len(twice)} of {len(counted)} images have more than one record",
+            where=where,
+            got=_few(twice),
+            allowed="one record an image, with all of its boxes",
+            do="join them",
         )
 
 
@@ -217,7 +241,8 @@ def pair(found: CocoSet, originals: Path, anonymized: Path) -> dict[str, Path]:
         The anonymized file by the original's ``file_name``.
 
     Raises:
-        DatasetError: If a folder or an image is missing, if both folders are one, or if two sizes differ.
+        DatasetError: If a folder or an image is missing, if both folders are one, if two originals would have one
+            anonymized version, or if two sizes differ.
         MediaError: If a file is no image.
     """
     for folder in (originals, anonymized):
@@ -230,6 +255,16 @@ def pair(found: CocoSet, originals: Path, anonymized: Path) -> dict[str, Path]:
     pairs = {name: counterpart for name in names if (counterpart := _counterpart(anonymized / name)) is not None}
     missing = [name for name in names if name not in pairs]
     _none_missing(missing, len(names), anonymized, "an anonymized version")
+    counted = Counter(pairs.values())
+    shared = [f"{name}: {file.name}" for name, file in pairs.items() if counted[file] > 1]
+    if shared:
+        raise DatasetError(
+            f"{len(shared)} of {len(pairs)} images would share an anonymized version with another one",
+            where=anonymized,
+            got=_few(shared),
+            allowed="one anonymized version an image",
+            do="keep the suffixes where originals differ by them alone, or rename such originals",
+        )
     differing = [
         f"{name}: {before[0]} x {before[1]} and {after[0]} x {after[1]} px"
         for name, file in pairs.items()

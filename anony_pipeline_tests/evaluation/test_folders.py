@@ -185,6 +185,26 @@ def spoil_name(root, content):
     return "1 of 24 images lie outside the folders"
 
 
+def spoil_records(root, content):
+    twin = {**content["images"][0], "id": 999, "file_name": f"./{content['images'][0]['file_name']}"}
+    (root / "boxes.json").write_text(json.dumps({**content, "images": [*content["images"], twin]}))
+    return "1 of 24 images have more than one record"
+
+
+def spoil_pixels(root, content):
+    shares = [{**annotation, "bbox": [0.1, 0.2, 0.1, 0.2]} for annotation in content["annotations"]]
+    (root / "boxes.json").write_text(json.dumps({**content, "annotations": shares}))
+    return "in shares of the image's size, not in pixels"
+
+
+def spoil_suffix(root, content):
+    """A photograph that nobody anonymized, beside another one of its name but for the suffix."""
+    images.write(root / "originals" / "003.jpg", images.read(root / "originals" / "004.png"))
+    other = {**content["images"][3], "id": 999, "file_name": "003.jpg"}
+    (root / "boxes.json").write_text(json.dumps({**content, "images": [*content["images"], other]}))
+    return "2 of 25 images would share an anonymized version"
+
+
 def spoil_image(root, content):
     (root / "anonymized" / "004.png").write_bytes(b"")
     return "empty"
