@@ -193,8 +193,8 @@ def _problems(content: Record) -> list[str]:
         return ["info: must be an object, and each of its sources must have a root"]
     problems = _repeated("images", content["images"]) + _repeated("annotations", content["annotations"])
     for number, image in enumerate(content["images"]):
-        if not isinstance(image.get("file_name"), str) or not image["file_name"]:
-            problems.append(f"images[{number}]: file_name must be text")
+        if mistake := _image_mistake(image):
+            problems.append(f"images[{number}]: {mistake}")
     if problems:
         return problems
     known = {image["id"] for image in content["images"]}
@@ -211,6 +211,15 @@ def _repeated(name: str, records: Sequence[Record]) -> list[str]:
     return [f"{name}: the id {number} stands {count} times" for number, count in Counter(ids).items() if count > 1]
 
 
+def _image_mistake(image: Record) -> str | None:
+    if not isinstance(image.get("file_name"), str) or not image["file_name"]:
+        return "file_name must be text"
+    for name in ("source", "plate_style"):
+        if not isinstance(image.get(name), str | None):
+            return f"{name} must be text: got {image[name]!r}"
+    return None
+
+
 def _annotation_mistake(annotation: Record, known_images: set[Any]) -> str | None:
     image, category = annotation.get("image_id"), annotation.get("category_id")
     if type(image) is not int or image not in known_images:
@@ -220,6 +229,8 @@ def _annotation_mistake(annotation: Record, known_images: set[Any]) -> str | Non
     box: Any = annotation.get("bbox")
     if not _are_numbers(box, 4) or box[2] <= 0 or box[3] <= 0:
         return f"bbox must be x, y, and a width and height above 0: got {box!r}"
+    if not _are_numbers([annotation.get("score", 1.0)], 1):
+        return f"score must be a number: got {annotation['score']!r}"
     for name, count in (("quad", 4), ("landmarks", 5)):
         points: Any = annotation.get(name) or [[0, 0]] * count
         if not isinstance(points, list) or len(points) != count or not all(_are_numbers(point, 2) for point in points):

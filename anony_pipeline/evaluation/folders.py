@@ -143,6 +143,7 @@ def read_boxes(path: Path, originals: Path) -> CocoSet:
         annotations = [_renumbered(annotation, numbers) for annotation in content["annotations"]]
         unlabelled = [number for kind, number in CATEGORY_IDS.items() if kind not in numbers.values()]
         records = [_record(image, unlabelled) for image in content["images"]]
+        roots = {record["source"]: {"root": str(originals.resolve())} for record in records}
     except FileNotFoundError as error:
         raise DatasetError("there is no such file of boxes", where=path, do="give --boxes a COCO file") from error
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
@@ -153,7 +154,6 @@ def read_boxes(path: Path, originals: Path) -> CocoSet:
             allowed="images, annotations and categories named face and license_plate",
             do="write the regions as COCO",
         ) from error
-    roots = {record["source"]: {"root": str(originals.resolve())} for record in records}
     document = {
         "info": {"sources": roots},
         "images": records,

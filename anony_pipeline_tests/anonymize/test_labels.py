@@ -79,7 +79,7 @@ def test_an_image_without_a_record_is_refused_and_one_without_regions_is_not(tmp
         ({"category_id": None}, "categories that the file does not list(.|\n)*annotation 3: category_id None"),
         ({"landmarks": [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]}, r"annotations\[1\]: landmarks must be 5 points"),
         ({"landmarks": [[1, 2], [3, 4]]}, r"annotations\[1\]: landmarks must be 5 points"),
-        ({"score": None}, "annotation 3: score must be a number: got None"),
+        ({"score": None}, r"annotations\[1\]: score must be a number: got None"),
         ({"id": 1}, "annotations: the id 1 stands 2 times"),
     ],
 )
@@ -97,7 +97,7 @@ def test_a_region_that_can_t_be_right_is_refused_with_its_annotation_and_value(t
         ([IMAGE, IMAGE | {"id": 8, "file_name": "./a.png"}], "a.png has 2 records"),
         ([IMAGE | {"width": -80}], "image 7: width must be a number of pixels above 0: got -80"),
         ([IMAGE | {"height": "60"}], "image 7: height must be a number of pixels above 0: got '60'"),
-        ([IMAGE | {"plate_style": ["FR"]}], "image 7: plate_style must be text"),
+        ([IMAGE | {"plate_style": ["FR"]}], r"images\[0\]: plate_style must be text"),
     ],
 )
 def test_an_image_s_record_that_can_t_be_right_is_refused(tmp_path, images, message):

@@ -166,6 +166,18 @@ def spoil_number(root, content):
     return "the file of boxes is not COCO of faces and licence plates"
 
 
+def spoil_score(root, content):
+    annotations = [{**annotation, "score": None} for annotation in content["annotations"]]
+    (root / "boxes.json").write_text(json.dumps({**content, "annotations": annotations}))
+    return "score must be a number: got None"
+
+
+def spoil_source(root, content):
+    images_ = [{**image, "source": ["web"]} for image in content["images"]]
+    (root / "boxes.json").write_text(json.dumps({**content, "images": images_}))
+    return "is not COCO"
+
+
 def spoil_place(root, content):
     annotations = [{**content["annotations"][0], "bbox": [500, 20, 30, 30]}, *content["annotations"][1:]]
     (root / "boxes.json").write_text(json.dumps({**content, "annotations": annotations}))
