@@ -15,6 +15,7 @@ from PIL import ExifTags, Image, TiffImagePlugin
 from upath import UPath
 
 from anony_pipeline.errors import AnonyPipelineError, MediaError
+from anony_pipeline.ops import jpegs
 from anony_pipeline.storage import locations
 
 # The orientations that swap width and height (Exif 2.32, tag 0x0112).
@@ -63,12 +64,12 @@ def _upright_size(file: BinaryIO, where: object) -> tuple[int, int]:
         with Image.open(file) as image:
             (width, height), name = _stored_size(image), image.format or ""
             turned = _orientation(image) in TURNED
-            head = _head(file)
+            is_whole = _is_whole(name, file, tail, length)
     except (Image.DecompressionBombError, SyntaxError, ValueError, EOFError, OSError, struct.error) as error:
         raise MediaError(
             "the file is no image that can be read", where=where, got=type(error).__name__, do="convert or remove it"
         ) from error
-    if not _is_whole(name, head, tail, length):
+    if not is_whole:
         raise MediaError(
             "the image file is truncated",
             where=where,
@@ -94,14 +95,16 @@ def _orientation(image: Image.Image) -> int | None:
         return None  # damaged metadata: decoders leave such an image as it stands
 
 
-def _head(file: BinaryIO) -> bytes:
+def _is_whole(name: str, file: BinaryIO, tail: bytes, length: int) -> bool:
     file.seek(0)
-    return file.read(8)
-
-
-def _is_whole(name: str, head: bytes, tail: bytes, length: int) -> bool:
+    if name in END_MARKERS and END_MARKERS[name] in tail:
+        return True
+    # Telephones put a short video behind the picture, which is longer than the tail.
+    if name in ("JPEG", "MPO"):
+        return jpegs.is_whole(file.read())
     if name in END_MARKERS:
-        return END_MARKERS[name] in tail
+        return END_MARKERS[name] in file.read()
+    head = file.read(8)
     if name == "WEBP":  # RIFF: the bytes that follow the first eight
         return int.from_bytes(head[4:8], "little") + 8 <= length
     if name == "BMP":

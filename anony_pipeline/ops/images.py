@@ -2,7 +2,6 @@
 
 import io
 import math
-import re
 import struct
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,15 +14,10 @@ from PIL import Image, ImageOps
 from upath import UPath
 
 from anony_pipeline.errors import MediaError
-from anony_pipeline.ops import xmp
+from anony_pipeline.ops import jpegs, xmp
 from anony_pipeline.storage import atomic
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
-JPEG_BEGIN, JPEG_END, JPEG_SCAN, JPEG_FILLING = b"\xff\xd8", 0xD9, 0xDA, 0xFF
-JPEG_ALONE = frozenset({0x00, 0x01, *range(0xD0, 0xD9), JPEG_FILLING})
-"""Markers without a length."""
-# Within a scan 0xFF is followed by 0, by the number of a restart, or by more of itself.
-JPEG_AFTER_SCAN = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 
 
 def read(path: Path | UPath) -> np.ndarray:
@@ -51,14 +45,14 @@ def decode(data: bytes, where: object = "bytes") -> np.ndarray:
     """Decode an image file's bytes to ``(H, W, 3)`` uint8 RGB (see `read`)."""
     if not data:
         raise MediaError("the image file is empty", where=where, got="0 bytes", do="copy the file again")
-    if data[:2] == JPEG_BEGIN and not jpeg_is_whole(data):
+    if data[:2] == jpegs.BEGIN and not jpegs.is_whole(data):
         raise MediaError(
             "the JPEG file is truncated",
             where=where,
             got=f"{len(data)} bytes without an end marker",
             do="copy the file again",
         )
-    if data[:2] != JPEG_BEGIN and (seen := _on_white(data, where)) is not None:
+    if data[:2] != jpegs.BEGIN and (seen := _on_white(data, where)) is not None:
         return seen
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
@@ -72,28 +66,6 @@ def decode(data: bytes, where: object = "bytes") -> np.ndarray:
             do="convert or remove it",
         )
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-
-
-def jpeg_is_whole(data: bytes) -> bool:
-    """Whether a JPEG's end marker comes after its scans (ITU-T T.81, B.1): not a thumbnail's, and whatever follows it.
-
-    Args:
-        data: The whole file. Telephones put a short video behind the picture.
-    """
-    place = len(JPEG_BEGIN)
-    # Decoders skip what lies between segments without being one.
-    while 0 <= (place := data.find(b"\xff", place)) < len(data) - 1:
-        marker = data[place + 1]
-        if marker == JPEG_END:
-            return True
-        if marker in JPEG_ALONE:
-            place += 1 if marker == JPEG_FILLING else 2
-            continue
-        place += 2 + int.from_bytes(data[place + 2 : place + 4], "big")
-        if marker == JPEG_SCAN:
-            found = JPEG_AFTER_SCAN.search(data, place)
-            place = found.start() if found else len(data)
-    return False
 
 
 def _on_white(data: bytes, where: object) -> np.ndarray | None:

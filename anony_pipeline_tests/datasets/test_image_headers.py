@@ -38,6 +38,22 @@ def test_a_truncated_image_is_refused(tmp_path, suffix, kept):
         image_headers.upright_size(path)
 
 
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_what_lies_behind_an_image_does_not_make_it_truncated(tmp_path, suffix):
+    path = tmp_path / f"a{suffix}"
+    path.write_bytes(layouts.picture(41, 27, suffix) + bytes(100_000))  # telephones put a short video there
+    assert image_headers.upright_size(path) == images.read(path).shape[1::-1] == (41, 27)
+
+
+def test_the_end_of_a_thumbnail_is_not_that_of_its_picture(tmp_path):
+    path, whole = tmp_path / "a.jpg", layouts.picture(400, 400)
+    thumbnail = b"Exif\0\0" + layouts.picture(8, 6)
+    begun = whole[:2] + b"\xff\xe1" + (len(thumbnail) + 2).to_bytes(2, "big") + thumbnail + whole[2:]
+    path.write_bytes(begun[:-900])
+    with pytest.raises(MediaError, match="truncated"):
+        image_headers.upright_size(path)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [(b"", "is empty"), (b"<html>404</html>", "no image"), (b"\xff\xd8\xff\xd9", "no image")],

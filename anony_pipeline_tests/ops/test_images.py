@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from upath import UPath
 
 from anony_pipeline.errors import MediaError
-from anony_pipeline.ops import images
+from anony_pipeline.ops import images, jpegs
 
 
 def picture(height=24, width=40, seed=0):
@@ -90,10 +90,10 @@ def jpeg(**options):
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_rows": 2}], ids=str)
 def test_a_jpeg_is_whole_at_its_end_marker_and_not_a_byte_before(options):
     data = jpeg(**options)
-    assert images.jpeg_is_whole(data)
-    assert images.jpeg_is_whole(data[:2] + b"\xff\xff\x00\x00" + data[2:])  # filling, and bytes of nothing
-    assert not any(images.jpeg_is_whole(data[:length]) for length in range(2, len(data), 97))
-    assert not images.jpeg_is_whole(data[:-1])
+    assert jpegs.is_whole(data)
+    assert jpegs.is_whole(data[:2] + b"\xff\xff\x00\x00" + data[2:])  # filling, and bytes of nothing
+    assert not any(jpegs.is_whole(data[:length]) for length in range(2, len(data), 97))
+    assert not jpegs.is_whole(data[:-1])
 
 
 def test_a_video_behind_a_jpeg_does_not_make_it_truncated():
@@ -105,7 +105,7 @@ def test_the_end_of_a_thumbnail_is_not_that_of_its_picture():
     thumbnail, data = jpeg()[:2] + jpeg()[-2:], jpeg()
     segment = b"\xff\xe1" + (len(thumbnail) + 8).to_bytes(2, "big") + b"Exif\x00\x00" + thumbnail
     whole = data[:2] + segment + data[2:]
-    assert images.jpeg_is_whole(whole)
+    assert jpegs.is_whole(whole)
     with pytest.raises(MediaError, match="truncated"):
         images.decode(whole[: 2 + len(segment) + 900])
 
