@@ -1,8 +1,8 @@
 """The size of an image, and whether its file is whole, without decoding a pixel.
 
 A header costs a small part of a decoding (`benchmarks/read_images.py`), so that every file of a data set can be
-looked at each time. What is found: a file that is missing, empty, no image, or cut off before its format's end (JPEG,
-PNG, WebP, BMP). What is not: damage in the middle of a file, which only decoding shows.
+looked at each time. What is found: a file that is missing, empty, no image, several, or cut off before its format's end
+(JPEG, PNG, WebP, BMP). What is not: damage in the middle of a file, which only decoding shows.
 """
 
 import io
@@ -21,6 +21,17 @@ from anony_pipeline.storage import locations
 # The orientations that swap width and height (Exif 2.32, tag 0x0112).
 TURNED = frozenset({5, 6, 7, 8})
 TAIL_BYTES = 4096
+UNREADABLE = (
+    Image.DecompressionBombError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    LookupError,
+    EOFError,
+    OSError,
+    struct.error,
+)
+"""What Pillow raises of damaged files; TypeError and KeyError of a TIFF whose further directory lacks a tag."""
 END_MARKERS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND\xae\x42\x60\x82"}
 
 
@@ -32,7 +43,7 @@ def upright_size(path: Path | UPath, cache: Path | None = None) -> tuple[int, in
         cache: The folder where a copy of a file that is not local is kept; None reads it without keeping it.
 
     Raises:
-        MediaError: If the file is missing, empty, truncated or no image.
+        MediaError: If the file is missing, empty, truncated, no image, or several.
     """
     try:
         if locations.is_local(path) or cache is not None:
@@ -64,8 +75,10 @@ def _upright_size(file: BinaryIO, where: object) -> tuple[int, int]:
         with Image.open(file) as image:
             (width, height), name = _stored_size(image), image.format or ""
             turned = _orientation(image) in TURNED
+            # Telephones keep further views in a JPEG behind the first, which is what every decoder shows.
+            pictures = 1 if name in ("JPEG", "MPO") else getattr(image, "n_frames", 1)
             is_whole = _is_whole(name, file, tail, length)
-    except (Image.DecompressionBombError, SyntaxError, ValueError, EOFError, OSError, struct.error) as error:
+    except UNREADABLE as error:
         raise MediaError(
             "the file is no image that can be read", where=where, got=type(error).__name__, do="convert or remove it"
         ) from error
@@ -75,6 +88,14 @@ def _upright_size(file: BinaryIO, where: object) -> tuple[int, int]:
             where=where,
             got=f"{length} bytes without the end of a {name}",
             do="copy it again",
+        )
+    if pictures > 1:
+        raise MediaError(
+            "the file holds several pictures",
+            where=where,
+            got=f"{pictures} pages or frames",
+            allowed="1",
+            do="split it into files of one picture each",
         )
     return (height, width) if turned else (width, height)
 

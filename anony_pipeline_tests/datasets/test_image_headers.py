@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from upath import UPath
 
 from anony_pipeline.datasets import image_headers
@@ -43,6 +44,16 @@ def test_what_lies_behind_an_image_does_not_make_it_truncated(tmp_path, suffix):
     path = tmp_path / f"a{suffix}"
     path.write_bytes(layouts.picture(41, 27, suffix) + bytes(100_000))  # telephones put a short video there
     assert image_headers.upright_size(path) == images.read(path).shape[1::-1] == (41, 27)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".webp", ".tif"])
+def test_a_file_of_several_pictures_is_refused_as_reading_it_is(tmp_path, suffix):
+    path = tmp_path / f"a{suffix}"
+    pages = [Image.new("RGB", (41, 27), (80 * i, 9, 9)) for i in range(3)]
+    pages[0].save(path, save_all=True, append_images=pages[1:])
+    for read in (image_headers.upright_size, images.read):
+        with pytest.raises(MediaError, match=r"several pictures(.|\n)*3 pages or frames"):
+            read(path)
 
 
 def test_the_end_of_a_thumbnail_is_not_that_of_its_picture(tmp_path):
