@@ -90,6 +90,8 @@ def _on_white(data: bytes, where: object) -> np.ndarray | None:
             return np.array(Image.alpha_composite(white, upright).convert("RGB"))
     except (Image.DecompressionBombError, SyntaxError, ValueError, EOFError, OSError, struct.error):
         return None
+    except (TypeError, LookupError):  # of a TIFF whose further directory lacks a tag
+        return None
 
 
 def write(

@@ -81,6 +81,17 @@ def test_a_truncated_jpeg_is_refused_and_not_filled_with_gray(tmp_path, share):
         images.read(tmp_path / "a.jpg")
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_tiff_whose_further_directory_is_damaged_is_left_to_the_decoder():
+    buffer = io.BytesIO()
+    Image.fromarray(picture()).save(buffer, "TIFF")
+    data = bytearray(buffer.getvalue())
+    end = int.from_bytes(data[4:8], "little")
+    end += 2 + 12 * int.from_bytes(data[end : end + 2], "little")
+    data[end : end + 4] = (2).to_bytes(4, "little")  # where a second directory would lie, which is none
+    assert np.array_equal(images.decode(bytes(data), "a.tif"), images.decode(buffer.getvalue()))
+
+
 def jpeg(**options):
     buffer = io.BytesIO()
     Image.fromarray(picture(200, 300)).save(buffer, "JPEG", quality=95, **options)
