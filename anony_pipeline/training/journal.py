@@ -103,9 +103,16 @@ class Journal:
         try:
             with self._shown(step, until):
                 yield self
-        finally:
-            self._board.close()
-            self.write_metrics()
+        except BaseException:
+            # Nothing more fits on a full disk, and that would hide the error that says where training can go on.
+            with contextlib.suppress(OSError):
+                self._close()
+            raise
+        self._close()
+
+    def _close(self) -> None:
+        self._board.close()
+        self.write_metrics()
 
     def _take_turn(self) -> None:
         """Keep the metrics of another configuration that trained here last, and take this one's back."""

@@ -1,3 +1,4 @@
+import errno
 import io
 import json
 import logging
@@ -48,6 +49,17 @@ def test_figures_survive_an_error_in_the_run(tmp_path):
         journal.record(1, {"l1": 0.1})
         raise RuntimeError("stop")
     assert read_metrics(journal.metrics_file) == [{"step": 1, "l1": 0.1}]
+
+
+def test_a_full_disk_does_not_hide_the_error_before_it(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(journal.atomic, "write_text", full)
+    with pytest.raises(RuntimeError, match="stop"), Journal(tmp_path, "joint").running(0, 1):
+        raise RuntimeError("stop")
+    with pytest.raises(OSError, match="No space left"), Journal(tmp_path, "joint").running(0, 1):
+        pass
 
 
 def test_events_are_json_lines_and_reach_the_caller(tmp_path):
