@@ -116,12 +116,13 @@ def train(
             is written, and training returns.
 
     Raises:
-        ConfigError: If `paths.outputs` lies in a remote store.
+        ConfigError: If `paths.outputs` lies in a remote store or can't be written.
         DatasetError: If there is nothing to train on.
         CheckpointError: If a checkpoint can't be written or read.
         AnonyPipelineError: If too many steps were not finite.
     """
     outputs = locations.local_folder(config.paths.outputs, "paths.outputs")
+    locations.writable(outputs)
     team = processes.join(choose_device(config.device))
     with locks.sole_writer(outputs) if team.is_first else contextlib.nullcontext():
         run = _Training(config, team, on_event, should_stop or (lambda: False))

@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from anony_pipeline.errors import AnonyPipelineError, DatasetError
+from anony_pipeline.errors import AnonyPipelineError, ConfigError, DatasetError
 from anony_pipeline.models import weights
 from anony_pipeline.models.generator import Generator
 from anony_pipeline.models.recognizer import align
@@ -316,6 +316,12 @@ def test_one_kind_alone_trains_and_says_so(tiny_training, config, monkeypatch, t
     report = tiny_training(config(**own), mode="joint", max_steps=1)
     assert set(report.samples) == {left}
     assert f"no {gone} with a target" in caplog.text
+
+
+def test_outputs_with_a_file_in_their_way_are_refused(tiny_training, config, tmp_path):
+    (tmp_path / "outputs").touch()
+    with pytest.raises(ConfigError, match=r"nothing can be written(.|\n)*outputs is a file"):
+        tiny_training(config())
 
 
 def test_an_empty_data_set_is_refused(tiny_training, config, monkeypatch, tiny_root):
