@@ -6,13 +6,13 @@ import subprocess
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, NoReturn, cast
 
 import typer
 from rich.console import Console
 
 from anony_pipeline import __version__, train_joint
-from anony_pipeline.errors import AnonyPipelineError
+from anony_pipeline.errors import AnonyPipelineError, of_disk
 
 if TYPE_CHECKING:
     from anony_pipeline.config import schema
@@ -70,12 +70,20 @@ def main() -> None:
     try:
         app()
     except AnonyPipelineError as error:
-        err.print(f"[red]error:[/red] {type(error).__name__}")
-        err.print(str(error), markup=False, highlight=False)
-        sys.exit(EXIT_USER_ERROR)
+        _fail(error)
+    except OSError as error:
+        if (refusal := of_disk(error)) is None:
+            raise
+        _fail(refusal)
     except KeyboardInterrupt:
         err.print("stopped")
         sys.exit(130)
+
+
+def _fail(error: AnonyPipelineError) -> NoReturn:
+    err.print(f"[red]error:[/red] {type(error).__name__}")
+    err.print(str(error), markup=False, highlight=False)
+    sys.exit(EXIT_USER_ERROR)
 
 
 def _version(asked: bool) -> None:

@@ -77,6 +77,25 @@ class PrivacyError(AnonyPipelineError):
     """Something that would have let private pixels out."""
 
 
+FULL, FORBIDDEN = frozenset({errno.ENOSPC, errno.EDQUOT}), frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
+"""What a disk says that can be mended by its owner."""
+
+
+def of_disk(error: OSError) -> AnonyPipelineError | None:
+    """What a full disk or missing rights mean to the user; None for another error.
+
+    >>> print(of_disk(OSError(errno.ENOSPC, "No space left on device")))
+    the disk refuses to read or write
+      got:     No space left on device
+      do:      free some space: what is finished stays
+    """
+    if error.errno not in FULL | FORBIDDEN:
+        return None
+    do = "free some space: what is finished stays" if error.errno in FULL else "check the permissions"
+    what = "the disk refuses to read or write"
+    return AnonyPipelineError(what, where=error.filename2 or error.filename, got=error.strerror, do=do)
+
+
 PASSING = frozenset(
     {
         errno.EIO,

@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 from rich.logging import RichHandler
 
-from anony_pipeline.errors import AnonyPipelineError, may_pass_again
+from anony_pipeline.errors import AnonyPipelineError, may_pass_again, of_disk
 
 EVENTS_VARIABLE = "ANONY_EVENTS"
 """Names a file that gets each event as a JSON line: how a process that started this one follows it."""
@@ -73,9 +73,10 @@ def main(
             )
         except (AnonyPipelineError, OSError) as error:
             passing = may_pass_again(error)
-            if not (passing or isinstance(error, AnonyPipelineError)):
+            told = of_disk(error) or error if isinstance(error, OSError) else error
+            if not (passing or isinstance(told, AnonyPipelineError)):
                 raise
-            Console(stderr=True).print(str(error), markup=False, highlight=False)
+            Console(stderr=True).print(str(told), markup=False, highlight=False)
             code = TRY_AGAIN if passing else FAILED
             _write_event({"event": "failed", "exit_code": code})
             raise typer.Exit(code) from error

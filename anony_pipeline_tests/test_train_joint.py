@@ -1,3 +1,4 @@
+import errno
 import json
 import signal
 from pathlib import Path
@@ -68,6 +69,13 @@ def test_a_users_error_is_printed_without_a_traceback(run):
     result, _ = run(error=DatasetError("there is nothing to train on", do="add images"))
     assert result.exit_code == train_joint.FAILED == cli.EXIT_USER_ERROR
     assert "there is nothing to train on" in result.output
+    assert "Traceback" not in result.output
+
+
+def test_a_full_disk_is_said_without_a_traceback(run):
+    result, _ = run(error=OSError(errno.ENOSPC, "No space left on device"))
+    assert result.exit_code == train_joint.FAILED
+    assert "free some space" in result.output
     assert "Traceback" not in result.output
 
 

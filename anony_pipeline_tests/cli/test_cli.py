@@ -1,5 +1,6 @@
 """The command line: thin, quick to answer, and clear about what was wrong."""
 
+import errno
 import json
 import os
 import shutil
@@ -97,6 +98,25 @@ def test_an_error_that_the_user_can_mend_has_no_traceback(tmp_path):
     assert run.stdout == ""
     assert "there is no such configuration file" in run.stderr
     assert "Traceback" not in run.stderr
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [(errno.ENOSPC, "free some space"), (errno.EACCES, "check the permissions"), (errno.EBADF, None)],
+)
+def test_a_disk_that_refuses_is_said_without_a_traceback(monkeypatch, tmp_path, capsys, number, said):
+    def refuse(*_, **__):
+        raise OSError(number, os.strerror(number), str(tmp_path / "out"))
+
+    monkeypatch.setattr(project, "copy_to", refuse)
+    monkeypatch.setattr(sys, "argv", ["anony", "init", str(tmp_path / "out")])
+    with pytest.raises(SystemExit if said else OSError) as caught:
+        cli.main()
+    if said:
+        assert caught.value.code == cli.EXIT_USER_ERROR
+        printed = capsys.readouterr().err
+        assert said in printed
+        assert "out" in printed
 
 
 def test_all_mistakes_of_a_configuration_are_printed(tmp_path):
