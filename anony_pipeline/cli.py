@@ -123,9 +123,8 @@ def init(
     written = project.copy_to(directory)
     for path in written:
         out.print(path, soft_wrap=True)
-    out.print(
-        f"{len(written)} files written; those that were there are as they were. Next: cd {directory} && anony demo"
-    )
+    there = f"cd {shlex.quote(str(directory))} && anony demo"
+    out.print(f"{len(written)} files written; those that were there are as they were. Next: {there}", markup=False)
 
 
 @app.command()
@@ -153,8 +152,8 @@ def show_scorecard(config: Configs, overrides: Overrides = None) -> None:
     folder = Path(loading.load(config, overrides or ()).paths.outputs)
     for part in printing.scorecard(printing.read_scorecard(folder / "scorecard.json")):
         out.print(part)
-    out.print(f"scorecard: {folder / 'scorecard.json'}", soft_wrap=True)
-    out.print(f"report:    {folder / 'report' / 'index.html'}", soft_wrap=True)
+    out.print(f"scorecard: {folder / 'scorecard.json'}", soft_wrap=True, markup=False)
+    out.print(f"report:    {folder / 'report' / 'index.html'}", soft_wrap=True, markup=False)
 
 
 @app.command()
@@ -296,7 +295,7 @@ def evaluate(
         )
     for part in printing.scorecard(card):
         out.print(part)
-    out.print(f"report: {folder / 'report' / 'index.html'}", soft_wrap=True)
+    out.print(f"report: {folder / 'report' / 'index.html'}", soft_wrap=True, markup=False)
 
 
 @app.command()
@@ -346,8 +345,10 @@ def colab_paths(
     layers = config or [project.find("configs/planB_colab.yaml")]
     places = [Path.cwd() / "data", Path.cwd() / "data" / "raw", drive / "data", drive / "data" / "raw", drive]
     overlay = colab.write_overlay(loading.load(layers), mode.value, places, drive / "outputs", output)
-    out.print(f"{overlay.file}: {overlay.data}; results go to {overlay.values['paths']['outputs']}", soft_wrap=True)
-    out.print(f"Next: anony train {' '.join(f'--config {layer}' for layer in [*layers, str(output)])}", soft_wrap=True)
+    results = overlay.values["paths"]["outputs"]
+    out.print(f"{overlay.file}: {overlay.data}; results go to {results}", soft_wrap=True, markup=False)
+    command = ["anony", "train", *(part for layer in [*layers, str(output)] for part in ("--config", layer))]
+    out.print(f"Next: {shlex.join(command)}", soft_wrap=True, markup=False)
 
 
 @app.command()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 from rich import box
+from rich.markup import escape
 from rich.table import Table
 
 from anony_pipeline.doctor import Finding
@@ -40,23 +41,25 @@ def findings(found: Sequence[Finding]) -> Table:
         mark = (
             "[green]ok[/green]" if finding.fine else "[red]missing[/red]" if finding.needed else "[yellow]look[/yellow]"
         )
-        table.add_row(mark, finding.name, finding.what, "" if finding.fine else finding.do)
+        table.add_row(mark, *map(escape, (finding.name, finding.what, "" if finding.fine else finding.do)))
     return table
 
 
 def report(value: Any, title: str) -> Table:  # noqa: ANN401 - any report dataclass
     """The plain fields of a report, one row each."""
-    table = Table(title=title, box=box.SIMPLE, show_header=False, show_edge=False)
+    table = Table(title=escape(title), box=box.SIMPLE, show_header=False, show_edge=False)
     for name, item in dataclasses.asdict(value).items():
         if not isinstance(item, list | tuple) or len(item) <= 5:
-            table.add_row(name.replace("_", " "), str(item))
+            table.add_row(name.replace("_", " "), escape(str(item)))
     return table
 
 
 def scorecard(card: Scorecard) -> list[Table | str]:
     """The overall figures of every method, the reasons where there is none, and the gates."""
     table = Table(
-        title=f"{card.name}: {card.subject.checkpoint}, held-out judges, overall", box=box.SIMPLE, show_edge=False
+        title=escape(f"{card.name}: {card.subject.checkpoint}, held-out judges, overall"),
+        box=box.SIMPLE,
+        show_edge=False,
     )
     table.add_column("method")
     table.add_column("boxes")
@@ -70,7 +73,7 @@ def scorecard(card: Scorecard) -> list[Table | str]:
             name, boxes = ("the folder's images", "") if of_folder else (row.method, row.boxes.replace("_", " "))
             table.add_row(name, boxes, *(_cell(row, metric, notes) for metric in COLUMNS))
     parts: list[Table | str] = [table]
-    parts += [f"  [{number}] {reason}" for reason, number in notes.items()]
+    parts += [f"  [{number}] {escape(reason)}" for reason, number in notes.items()]
     ours = card.row()
     told = ours.figures.get("canary_auc") if ours is not None else None
     if told is not None and told.value is not None:
@@ -81,7 +84,7 @@ def scorecard(card: Scorecard) -> list[Table | str]:
 def comparison(cards: Sequence[Scorecard], found: "Sequence[Compared]") -> Table:
     """Figures of the headline row of several scorecards, the last against the first."""
     table = Table(box=box.SIMPLE, show_edge=False, title="anonymizer end to end, held-out judges")
-    for column in ("figure", *(f"{card.name} {card.subject.checkpoint}" for card in cards), "the last one is"):
+    for column in ("figure", *(escape(f"{card.name} {card.subject.checkpoint}") for card in cards), "the last one is"):
         table.add_column(column, overflow="fold")
     for metric, figures, clear in found:
         arrow = "↓" if METRICS[metric].better == "lower" else "↑"
@@ -117,7 +120,7 @@ def read_scorecard(path: Path) -> Scorecard:
 
 def unified(report: "UnifyReport", output: str) -> Table:
     """What `unify` made, by source and split, and what was wrong."""
-    table = Table(title=output, box=box.SIMPLE, show_edge=False)
+    table = Table(title=escape(output), box=box.SIMPLE, show_edge=False)
     for column in ("source", "split", "images", "boxes", "faces", "plates", "iscrowd", "without boxes"):
         table.add_column(column, justify="left" if column in ("source", "split") else "right")
     for source, by_split in report.by_source.items():
@@ -130,7 +133,7 @@ def unified(report: "UnifyReport", output: str) -> Table:
                 count.iscrowd,
                 count.images_without_boxes,
             )
-            table.add_row(source, split, *(f"{cell:,}" for cell in cells))
+            table.add_row(escape(source), split, *(f"{cell:,}" for cell in cells))
     total = (report.images, report.boxes, "", "", report.iscrowd, report.images_without_boxes)
     table.add_section()
     table.add_row("all", "", *(f"{cell:,}" if cell != "" else "" for cell in total))
@@ -153,9 +156,9 @@ def folder(report: "FolderReport") -> Table:
     for name, count in [*report.regions.items(), *report.reasons.items()]:
         table.add_row(name, f"{count:,}")
     for suffix, count in report.other_files.items():
-        table.add_row(f"no image of a known format: {suffix}", f"{count:,}")
+        table.add_row(escape(f"no image of a known format: {suffix}"), f"{count:,}")
     for problem in report.problems:
-        table.add_row(f"[red]nothing written[/red] for {problem.image}", problem.reason)
+        table.add_row(f"[red]nothing written[/red] for {escape(problem.image)}", escape(problem.reason))
     return table
 
 
@@ -175,6 +178,6 @@ def _gates(card: Scorecard) -> Table:
         table.add_column(column, overflow="fold")
     for gate in card.gates:
         mark = "[green]pass[/green]" if gate.passed else "[red]fail[/red]"
-        value = f"{gate.value:.3f}" if gate.value is not None else f"none: {gate.reason}"
+        value = f"{gate.value:.3f}" if gate.value is not None else escape(f"none: {gate.reason}")
         table.add_row(mark, gate.name, value, f"{gate.bound:g}", gate.rule)
     return table

@@ -94,10 +94,11 @@ def main(
     )
     console = Console()
     console.print(f"{report.stage}: step {report.step}, {report.seconds:.0f} s of training", highlight=False)
-    console.print(f"checkpoint: {report.checkpoint}", highlight=False, soft_wrap=True)
-    console.print(f"metrics:    {report.metrics_file}", highlight=False, soft_wrap=True)
+    console.print(f"checkpoint: {report.checkpoint}", highlight=False, soft_wrap=True, markup=False)
+    console.print(f"metrics:    {report.metrics_file}", highlight=False, soft_wrap=True, markup=False)
     if report.curves:
-        console.print(f"summary:    {report.curves.with_name('summary.html')}", highlight=False, soft_wrap=True)
+        page = report.curves.with_name("summary.html")
+        console.print(f"summary:    {page}", highlight=False, soft_wrap=True, markup=False)
     if not report.finished:
         console.print("stopped before the last step: the same command goes on from here")
         raise typer.Exit(STOPPED)

@@ -1,12 +1,14 @@
 """The command line: thin, quick to answer, and clear about what was wrong."""
 
 import errno
+import io
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ import yaml
 from rich.console import Console
 from typer.testing import CliRunner
 
-from anony_pipeline import cli, plan, project
+from anony_pipeline import cli, plan, printing, project
 from anony_pipeline.config import loading
 from anony_pipeline.datasets import unify
 from anony_pipeline.errors import ConfigError
@@ -133,6 +135,23 @@ def test_unify_writes_the_set_and_says_what_is_in_it(tmp_path):
     assert result.exit_code == 0, result.output
     assert json.loads((tmp_path / "out" / "report.json").read_text())["boxes"] == 2
     assert "pp4av" in result.output
+
+
+def test_names_with_brackets_and_blanks_are_printed_as_they_are(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = pp4av(Path("drive [old]"))
+    assert "drive [old]/out" in invoke("unify", "--pp4av", folder, "--output", folder / "out").output
+    assert "cd 'drive [old]/run' && anony demo" in " ".join(invoke("init", folder / "run").output.split())
+
+
+def test_a_problem_s_image_is_named_as_it_is():
+    from anony_pipeline.anonymize.folder import FolderReport, Problem
+
+    report = FolderReport(problems=[Problem("trip [/edited].jpg", "it has [no] end")], other_files=Counter({".[x]": 1}))
+    console = Console(width=200, file=io.StringIO())
+    console.print(printing.folder(report))
+    for text in ("trip [/edited].jpg", "it has [no] end", ".[x]"):
+        assert text in console.file.getvalue()
 
 
 @pytest.mark.parametrize("command", [["unify"], ["streetscape"], ["anonymize", "x", "--checkpoint", "y"]])
