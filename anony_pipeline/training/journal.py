@@ -121,6 +121,7 @@ class Journal:
             kept = _kept(self.folder, last)
             self.metrics_file.replace(kept)
             log.warning("another configuration trained here before: its checkpoints stay, its metrics are in %s", kept)
+        _end_last_line(self.folder / EVENTS)
         if (own := _kept(self.folder, self.fingerprint)).exists():
             own.replace(self.metrics_file)
 
@@ -202,6 +203,13 @@ def metrics_of(folder: Path, fingerprint: str) -> Path:
 
 def _kept(folder: Path, fingerprint: str) -> Path:
     return folder / f"metrics-{fingerprint[:8]}.csv"
+
+
+def _end_last_line(events: Path) -> None:
+    """What a full disk cut off must not take the next event with it."""
+    if events.exists() and not events.read_bytes().endswith(b"\n"):
+        with events.open("a") as file:
+            file.write("\n")
 
 
 def _last_begun(events: Path) -> str | None:

@@ -62,6 +62,17 @@ def test_a_full_disk_does_not_hide_the_error_before_it(tmp_path, monkeypatch):
         pass
 
 
+def test_an_event_that_was_cut_off_does_not_take_the_next_one_with_it(tmp_path):
+    for label in ("a", "b", "a"):
+        with Journal(tmp_path, "joint", fingerprint=label).running(0, 1) as run:
+            run.event("begin", fingerprint=label)
+            run.record(1, {"l1": 0.1 if label == "a" else 0.2})
+        with (tmp_path / "events.jsonl").open("a") as file:
+            file.write('{"event": "st')
+    assert read_metrics(tmp_path / "metrics-b.csv") == [{"step": 1, "l1": 0.2}]
+    assert read_metrics(tmp_path / "metrics.csv") == [{"step": 1, "l1": 0.1}]
+
+
 def test_events_are_json_lines_and_reach_the_caller(tmp_path):
     seen = []
     journal = Journal(tmp_path, "pretrain", seen.append)
