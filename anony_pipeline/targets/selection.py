@@ -8,6 +8,7 @@ from typing import Any
 from upath import UPath
 
 from anony_pipeline.datasets.coco import CocoSet
+from anony_pipeline.errors import MediaError
 from anony_pipeline.ops.crops import Window, window_around
 from anony_pipeline.storage import manifests
 from anony_pipeline.structures.regions import CATEGORY_IDS, Kind, Region
@@ -69,10 +70,22 @@ def by_image(chosen: Iterable[Chosen]) -> dict[int, list[Chosen]]:
 
 
 def image_sums(coco: CocoSet, chosen: Iterable[Chosen]) -> dict[int, str]:
-    """The sha256 of each chosen region's image file, by image id."""
+    """The sha256 of each chosen region's image file, by image id.
+
+    Raises:
+        MediaError: If an image can't be read: it was lost since the set was unified, or nobody looked.
+    """
     wanted = {item.image["id"]: item.image for item in chosen}
-    return {number: manifests.sha256_of(_path(coco, image)) for number, image in wanted.items()}
+    return {number: _sum_of(coco.image_file(image), coco) for number, image in wanted.items()}
 
 
-def _path(coco: CocoSet, image: dict[str, Any]) -> Path | UPath:
-    return coco.image_file(image)
+def _sum_of(path: Path | UPath, coco: CocoSet) -> str:
+    try:
+        return manifests.sha256_of(path)
+    except OSError as error:
+        raise MediaError(
+            "an image of the unified set can't be read",
+            where=path,
+            got=error.strerror or type(error).__name__,
+            do=f"copy it there, or take it out of {coco.path}",
+        ) from error

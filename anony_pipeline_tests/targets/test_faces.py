@@ -3,6 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from anony_pipeline.errors import MediaError
 from anony_pipeline.ops import crops, images, masks
 from anony_pipeline.structures.regions import Kind, Region
 from anony_pipeline.targets import faces, parallel, selection
@@ -132,6 +133,12 @@ def test_faces_without_a_donor_are_counted_and_left_out(tmp_path, coco):
 def test_a_single_face_finds_no_donor(tmp_path, coco):
     alone = dataclasses.replace(coco, annotations=coco.annotations[:1])
     assert make(tiny.make_config(tmp_path), alone).failed == {"no other face": 1}
+
+
+def test_an_image_that_was_lost_is_named_with_the_file_that_names_it(tmp_path, coco):
+    lost = [{**coco.images[0], "file_name": "images/lost.png"}, *coco.images[1:]]
+    with pytest.raises(MediaError, match=r"can't be read(.|\n)*lost\.png(.|\n)*unified_train\.json"):
+        make(tiny.make_config(tmp_path), dataclasses.replace(coco, images=lost))
 
 
 def test_a_set_without_faces_gives_an_empty_report(tmp_path, coco):
