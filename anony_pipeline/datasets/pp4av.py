@@ -67,7 +67,7 @@ def read(source: Source) -> SourceSet:
     with ThreadPoolExecutor(READERS) as pool:
         texts = pool.map(_text_of, [annotations.get(key) for key in keys])
         parsed = [
-            _parse_image(source, root, key, named[key], text, result)
+            _parse_image(source, key, named[key], text, result)
             for key, text in track(zip(keys, texts, strict=True), f"{source.name}: annotations", total=len(keys))
         ]
     for key in sorted(annotations.keys() - named.keys(), key=natural_key):
@@ -184,7 +184,7 @@ def _text_of(path: UPath | None) -> str | DatasetError | None:
 
 
 def _parse_image(
-    source: Source, root: UPath, key: str, name: str, text: str | DatasetError | None, result: SourceSet
+    source: Source, key: str, name: str, text: str | DatasetError | None, result: SourceSet
 ) -> _Parsed | None:
     file = f"annotations/{key}.txt"
     if text is None:

@@ -298,8 +298,8 @@ class FigureMaker:
         else:
             embeddings = np.asarray(self.evidence.observed[key].embeddings[panel], np.float32)[positions]
             made = self._similarity(panel, embeddings, selected)
-            made |= self._reidentification(key, panel, selected, positions)
-            made |= self._verification(key, panel, selected, positions)
+            made |= self._reidentification(key, panel, selected)
+            made |= self._verification(key, panel, selected)
             mean, effective = reidentification.sameness(embeddings)
             made["diversity_mean_cosine"] = figure("diversity_mean_cosine", mean, n=len(selected), judge=judge)
             made["diversity_effective"] = figure("diversity_effective", effective, n=len(selected), judge=judge)
@@ -315,7 +315,7 @@ class FigureMaker:
             name: figure(name, float(cosines.mean()), n=len(cosines), interval=interval, judge=f"recognizer/{panel}")
         }
 
-    def _reidentification(self, key: str, panel: Panel, selected: np.ndarray, positions: np.ndarray) -> Figures:
+    def _reidentification(self, key: str, panel: Panel, selected: np.ndarray) -> Figures:
         judge = f"recognizer/{panel}"
         subjects, ranks = self._ranks(key, panel, same_photograph=False)
         chosen = np.isin(subjects, selected) & ranks.known
@@ -382,7 +382,7 @@ class FigureMaker:
             return null(name, reason, n=len(outcome.hits), judge=outcome.judge)
         return self._share(name, outcome.hits, outcome.subjects, outcome.judge, chance=outcome.chance)
 
-    def _verification(self, key: str, panel: Panel, selected: np.ndarray, positions: np.ndarray) -> Figures:
+    def _verification(self, key: str, panel: Panel, selected: np.ndarray) -> Figures:
         judge = f"recognizer/{panel}"
         originals = self._originals_faces(panel)
         probes, subjects = self._probes(key, panel)

@@ -9,7 +9,6 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeGuard
 
-import cv2
 import numpy as np
 
 from anony_pipeline.anonymize.verifying import plate_crop
@@ -209,7 +208,7 @@ class Observer:
         self._embed(into, faces, asked)
         self._read(into, plates, asked)
         self._extract(into, regions, original=original)
-        self._detect(into, scenes, treated, asked, keep=original)
+        self._detect(into, treated, asked, keep=original)
 
     def _embed(self, into: Observed, faces: Sequence[tuple[np.ndarray, Region]], asked: Asked) -> None:
         aligned: dict[int, list[np.ndarray]] = {}
@@ -243,15 +242,7 @@ class Observer:
         if original:
             into.shown += [digest(crop) for crop in shown]
 
-    def _detect(
-        self,
-        into: Observed,
-        scenes: Sequence[Scene],
-        treated: Sequence[Treated],
-        asked: Asked,
-        *,
-        keep: bool,
-    ) -> None:
+    def _detect(self, into: Observed, treated: Sequence[Treated], asked: Asked, *, keep: bool) -> None:
         images_rgb = [result.image_rgb for result in treated]
         for panel in asked.detectors:
             detector = self.judges.detectors.get(panel)
@@ -362,5 +353,4 @@ def thumbnail(image_rgb: np.ndarray, region: Region, height_px: int = 96) -> np.
         height_px: The picture's height; plates are three times as wide.
     """
     size_hw = (height_px, height_px if region.kind is Kind.FACE else 3 * height_px)
-    shown = crops.cut(image_rgb, crops.window_around(region.box_xyxy, size_hw, 1.6), size_hw)
-    return cv2.resize(shown, (size_hw[1], size_hw[0]), interpolation=cv2.INTER_AREA)
+    return crops.cut(image_rgb, crops.window_around(region.box_xyxy, size_hw, 1.6), size_hw)

@@ -387,7 +387,7 @@ def _facts(config: Config, run: Run) -> DataFacts:
     sources = {image.get("source") for image in run.val.images}
     procedural = {source.name for source in config.data.sources if source.ground_truth is not None}
     return DataFacts(
-        fingerprint=fingerprint(_sha256(run.val.path), config.evaluation.max_images),
+        fingerprint=fingerprint(manifests.sha256_of(run.val.path), config.evaluation.max_images),
         images=len(run.val.images),
         faces=int(faces.sum()),
         plates=int((~faces).sum()),
@@ -396,10 +396,6 @@ def _facts(config: Config, run: Run) -> DataFacts:
         left_out_crowd=crowds,
         procedural=sources <= procedural,
     )
-
-
-def _sha256(path: UPath | Path) -> str:
-    return manifests.sha256_of(path)
 
 
 def limited(val: CocoSet, most: int) -> CocoSet:

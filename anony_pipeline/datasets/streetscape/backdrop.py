@@ -51,7 +51,7 @@ def draw_backdrop(eye: Eye, light: Light, time: Time, rng: np.random.Generator, 
         rng: Seeded by the street: frames of one sequence see the same houses.
         along: How far along the street the camera stands, in meters.
     """
-    canvas = _sky(eye, light, time, rng)
+    canvas = _sky(eye, time, rng)
     half_road = rng.uniform(3.2, 5.0)
     half_street = half_road + rng.uniform(2.0, 4.5)
     _ground(canvas, eye, light, rng, (half_road, along))
@@ -78,7 +78,7 @@ def draw_backdrop(eye: Eye, light: Light, time: Time, rng: np.random.Generator, 
             facade = _shifted(facade, along + NEAREST_M, 100.0)
         _warp(canvas, facade, eye.project(corners), _wall_light(light, shade))
     if time != "day":
-        _lamps(canvas, eye, rng, half_road, along)
+        _lamps(canvas, eye, half_road, along)
     return canvas
 
 
@@ -86,7 +86,7 @@ def _wall_light(light: Light, shade: float) -> np.ndarray:
     return np.array(light.sky_rgb) * 0.75 + np.array(light.sun_rgb) * 0.45 * shade + np.array(light.ground_rgb) * 0.3
 
 
-def _sky(eye: Eye, light: Light, time: Time, rng: np.random.Generator) -> np.ndarray:
+def _sky(eye: Eye, time: Time, rng: np.random.Generator) -> np.ndarray:
     width, height = eye.size_wh[0], min(eye.size_wh[1], int(np.ceil(eye.horizon_px)) + 2)
     clouds = np.clip(
         0.35 + 0.35 * noise(rng, (6, 5), (height, width)) + 0.2 * noise(rng, (18, 14), (height, width)), 0, 1
@@ -230,7 +230,7 @@ def _warp(canvas: np.ndarray, texture: np.ndarray, quad: np.ndarray, lit: np.nda
     part += (color * light - part) * alpha
 
 
-def _lamps(canvas: np.ndarray, eye: Eye, rng: np.random.Generator, half_road: float, along: float) -> None:
+def _lamps(canvas: np.ndarray, eye: Eye, half_road: float, along: float) -> None:
     """Street lamps with their glow."""
     glow = np.zeros_like(canvas)
     for side in (-1, 1):
