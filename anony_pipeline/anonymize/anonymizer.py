@@ -17,7 +17,7 @@ from anony_pipeline.anonymize.ledger import LedgerRow
 from anony_pipeline.anonymize.policy import Policy
 from anony_pipeline.anonymize.verifying import Verifier
 from anony_pipeline.errors import DatasetError
-from anony_pipeline.ops.masks import GROWTH
+from anony_pipeline.ops import masks
 from anony_pipeline.runtime import seeding
 from anony_pipeline.structures import boxes
 from anony_pipeline.structures.regions import Kind, Region
@@ -317,7 +317,4 @@ def _masks_of(name: str, regions: Sequence[Region], image_rgb: np.ndarray) -> np
                 allowed="boxes in pixels that lie in the image at least in part",
                 do="mend the box, or take it out",
             )
-    return np.concatenate(
-        [boxes.round_outward(boxes.grow([r.box_xyxy], GROWTH[r.kind]), width, height) for r in regions]
-        or [np.zeros((0, 4), int)]
-    )
+    return np.array([masks.mask_box(region, (height, width)) for region in regions], int).reshape(-1, 4)

@@ -11,11 +11,9 @@ from anony_pipeline.config.schema import Config
 from anony_pipeline.datasets.coco import CocoSet
 from anony_pipeline.evaluation.methods import Mask, Method, Scene, Simple, Treated
 from anony_pipeline.evaluation.schema import ANONYMIZER, BoxSource
-from anony_pipeline.ops import crops, images, redact
-from anony_pipeline.ops.masks import GROWTH
+from anony_pipeline.ops import crops, images, masks, redact
 from anony_pipeline.plates.styles import PlateStyle
 from anony_pipeline.runtime import seeding
-from anony_pipeline.structures import boxes
 from anony_pipeline.structures.regions import Kind, Region
 from anony_pipeline.targets import faces as face_targets
 from anony_pipeline.targets import plates as plate_targets
@@ -59,15 +57,7 @@ def redaction(name: str) -> Method:
 
 def masks_of(scene: Scene) -> list[Mask]:
     """The whole pixels that are replaced for each annotated region, as the anonymizer grows and rounds them."""
-    return [mask_of(scene, region) for region in scene.regions]
-
-
-def mask_of(scene: Scene, region: Region) -> Mask:
-    """The whole pixels that are replaced for one region."""
-    height, width = scene.image_rgb.shape[:2]
-    grown = boxes.grow([region.box_xyxy], GROWTH[region.kind])
-    x_min, y_min, x_max, y_max = boxes.round_outward(grown, width, height)[0].tolist()
-    return (x_min, y_min, x_max, y_max)
+    return [masks.mask_box(region, scene.image_rgb.shape[:2]) for region in scene.regions]
 
 
 def _begun(scene: Scene) -> Treated:
@@ -157,7 +147,7 @@ class Donors:
         ]
         face = np.mean(warped, axis=0).round().astype(np.uint8) if len(warped) > 1 else warped[0]
         blended = face_targets.blend_face(crops.cut(scene.image_rgb, window, size_hw), face, place)
-        _paste(image_rgb, scene.image_rgb, blended, window, mask_of(scene, region))
+        _paste(image_rgb, scene.image_rgb, blended, window, masks.mask_box(region, scene.image_rgb.shape[:2]))
         return True
 
 
@@ -185,13 +175,13 @@ def other_face(donors: Donors) -> Method:
 
     def treat(scene: Scene) -> Treated:
         treated = Treated(scene.image_rgb.copy())
-        masks = masks_of(scene)
+        places = masks_of(scene)
         for index, region in enumerate(scene.regions):
             if region.kind is not Kind.FACE:
                 continue
             if not donors.replace(scene, index, treated.image_rgb, faces=1, stream=1):
-                _redact_inside(treated.image_rgb, masks[index], redact.solid)
-            treated.masks_xyxy.append(masks[index])
+                _redact_inside(treated.image_rgb, places[index], redact.solid)
+            treated.masks_xyxy.append(places[index])
             treated.serials.append(None)
         return treated
 
@@ -220,7 +210,7 @@ def _fit_plate(
 ) -> str | None:
     region = scene.regions[index]
     drawn = plate_targets.draw(config, styles[region.style or UNSPECIFIED], scene.annotations[index])
-    x_min, y_min, x_max, y_max = mask_of(scene, region)
+    x_min, y_min, x_max, y_max = masks.mask_box(region, scene.image_rgb.shape[:2])
     if x_max - x_min < 2 or y_max - y_min < 2:
         return None
     margin = max(x_max - x_min, y_max - y_min)
