@@ -163,29 +163,22 @@ class Anonymizer:
 
     def _begin(self, job: Job, regions: list[Region]) -> tuple[Anonymized, list[_Pending]]:
         """Fill all masks so that nothing is left to see, and list what may be generated."""
-        masks = _masks_of(job.name, regions, job.image_rgb)
-        result = Anonymized(
-            job.image_rgb.copy(),
-            [
-                LedgerRow.begun(number, region, (int(mask[0]), int(mask[1]), int(mask[2]), int(mask[3])))
-                for number, (region, mask) in enumerate(zip(regions, masks, strict=True))
-            ],
-        )
+        holes = _masks_of(job.name, regions, job.image_rgb)
+        result = Anonymized(job.image_rgb.copy(), [])
         pending = []
-        for number, region in enumerate(regions):
+        for number, (region, hole) in enumerate(zip(regions, holes, strict=True)):
             how, reason = self._treatment(region)
-            result.rows[number] = result.rows[number].changed(method=how, reason=reason)
             if how == "generate":
-                filling.redact(result.image_rgb, masks[number], "solid", self.policy.solid_color)
-                result.rows[number] = result.rows[number].changed(method="solid", reason="not generated")
-                pending.append(_Pending(job, result, region, number, masks))
+                pending.append(_Pending(job, result, region, number, holes))
+                how, reason = "solid", "not generated"
             elif how == "texture":
                 seed = seeding.seed_for(self.seed, f"texture {job.name} {number}")
-                if not filling.continue_surroundings(result.image_rgb, masks[number], masks, seed):
-                    filling.redact(result.image_rgb, masks[number], "solid", self.policy.solid_color)
-                    result.rows[number] = result.rows[number].changed(method="solid")
-            else:
-                filling.redact(result.image_rgb, masks[number], how, self.policy.solid_color)
+                how = "texture" if filling.continue_surroundings(result.image_rgb, hole, holes, seed) else "solid"
+            if how != "texture":
+                filling.redact(result.image_rgb, hole, how, self.policy.solid_color)
+            x_min, y_min, x_max, y_max = hole.tolist()
+            row = LedgerRow.begun(number, region, (x_min, y_min, x_max, y_max))
+            result.rows.append(row.changed(method=how, reason=reason))
         return result, pending
 
     def _treatment(self, region: Region) -> tuple[str, str | None]:

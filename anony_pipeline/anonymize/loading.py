@@ -2,7 +2,7 @@
 
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -145,8 +145,7 @@ def assemble(
         secret: At least 16 bytes.
     """
     settings = config.evaluation
-    policy = replace(
-        Policy(),
+    policy = Policy(
         treatment=TREATMENTS[config.profile],
         tiny="texture" if config.profile == "realistic" else "solid",
         threshold=settings.detection_threshold,
