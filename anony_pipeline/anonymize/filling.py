@@ -176,15 +176,7 @@ def paste(image_rgb: np.ndarray, crop: np.ndarray, window: crops.Window, mask_xy
         mask_xyxy: Whole pixels.
     """
     x_min, y_min, x_max, y_max = (int(value) for value in mask_xyxy)
-    scale_x = crop.shape[1] / (window[2] - window[0])
-    scale_y = crop.shape[0] / (window[3] - window[1])
-    place = (
-        (x_min - window[0]) * scale_x,
-        (y_min - window[1]) * scale_y,
-        (x_max - window[0]) * scale_x,
-        (y_max - window[1]) * scale_y,
-    )
-    image_rgb[y_min:y_max, x_min:x_max] = crops.cut(crop, place, (y_max - y_min, x_max - x_min))
+    image_rgb[y_min:y_max, x_min:x_max] = crops.on_image(crop, window, (x_min, y_min, x_max, y_max))
 
 
 def continue_surroundings(image_rgb: np.ndarray, mask_xyxy: Sequence[int], holes: np.ndarray, seed: int) -> bool:

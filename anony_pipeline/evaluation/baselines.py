@@ -155,19 +155,11 @@ def _paste(image_rgb: np.ndarray, original: np.ndarray, crop: np.ndarray, window
     x_min, y_min, x_max, y_max = mask
     if x_max <= x_min or y_max <= y_min:
         return
-    scale_x, scale_y = crop.shape[1] / (window[2] - window[0]), crop.shape[0] / (window[3] - window[1])
-    place = (
-        (x_min - window[0]) * scale_x,
-        (y_min - window[1]) * scale_y,
-        (x_max - window[0]) * scale_x,
-        (y_max - window[1]) * scale_y,
-    )
-    size_hw = (y_max - y_min, x_max - x_min)
-    before = crops.cut(crops.cut(original, window, crop.shape[:2]), place, size_hw).astype(np.int16)
-    after = crops.cut(crop, place, size_hw).astype(np.int16)
+    before = crops.on_image(crops.cut(original, window, crop.shape[:2]), window, mask)
+    after = crops.on_image(crop, window, mask)
     # Only what the donor changed is put in: the crop's own resampling would soften the rest.
     part = image_rgb[y_min:y_max, x_min:x_max]
-    part[:] = np.where(after == before, part, after.astype(np.uint8))
+    part[:] = np.where(after == before, part, after)
 
 
 def other_face(donors: Donors) -> Method:

@@ -1,5 +1,7 @@
 """Cut a window of any place and size out of an image, and paste it back so that nothing outside the mask changes."""
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 
@@ -66,6 +68,22 @@ def to_crop(points_xy: np.ndarray, window: Window, size_hw: tuple[int, int]) -> 
     return (np.asarray(points_xy, dtype=np.float64) - origin) * scale
 
 
+def on_image(crop: np.ndarray, window: Window, box_xyxy: Sequence[int]) -> np.ndarray:
+    """Resample a crop to the image's own pixels in a box.
+
+    Args:
+        crop: Made by `cut` with this window.
+        window: In pixels of the image.
+        box_xyxy: ``(x_min, y_min, x_max, y_max)``, whole pixels of the image.
+
+    Returns:
+        ``(y_max - y_min, x_max - x_min)``, with the crop's channels and dtype.
+    """
+    x_min, y_min, x_max, y_max = box_xyxy
+    (left, top), (right, bottom) = to_crop(np.array([[x_min, y_min], [x_max, y_max]]), window, crop.shape[:2])
+    return cut(crop, (left, top, right, bottom), (y_max - y_min, x_max - x_min))
+
+
 def paste(image: np.ndarray, crop: np.ndarray, window: Window, mask: np.ndarray) -> np.ndarray:
     """Put a crop back into a copy of its image, where the mask says so, and nowhere else.
 
@@ -82,13 +100,7 @@ def paste(image: np.ndarray, crop: np.ndarray, window: Window, mask: np.ndarray)
     if not len(rows):
         return image.copy()
     top, bottom, left, right = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
-    place = (
-        (left - window[0]) / (window[2] - window[0]) * crop.shape[1],
-        (top - window[1]) / (window[3] - window[1]) * crop.shape[0],
-        (right - window[0]) / (window[2] - window[0]) * crop.shape[1],
-        (bottom - window[1]) / (window[3] - window[1]) * crop.shape[0],
-    )
-    part = cut(crop, place, (bottom - top, right - left))
+    part = on_image(crop, window, (left, top, right, bottom))
     result = image.copy()
     weight = mask[top:bottom, left:right, None].astype(np.float32)
     below = image[top:bottom, left:right]
