@@ -148,15 +148,12 @@ def part_around(
     """Cut a window's whole pixels out, so that work on one plate doesn't touch a whole photograph.
 
     Returns:
-        The part (a view), the region (without landmarks) in its pixels, and the part's left and top in the image.
+        The part (a view), the region in its pixels, and the part's left and top in the image.
     """
     height, width = image_rgb.shape[:2]
     x_min, y_min, x_max, y_max = boxes.round_outward([window], width, height)[0]
     part = image_rgb[y_min:y_max, x_min:x_max]
-    offset = np.array([x_min, y_min])
-    box = (np.array(region.box_xyxy).reshape(2, 2) - offset).reshape(4).tolist()
-    quad = None if region.quad is None else tuple((float(x), float(y)) for x, y in np.array(region.quad) - offset)
-    return part, Region(region.kind, tuple(box), quad=quad, style=region.style), (int(x_min), int(y_min))
+    return part, region.moved(lambda points: points - (x_min, y_min)), (int(x_min), int(y_min))
 
 
 def _mask(neighbors: np.ndarray, window: crops.Window, size_hw: tuple[int, int], kind: Kind) -> np.ndarray:

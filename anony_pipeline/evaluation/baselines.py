@@ -14,7 +14,7 @@ from anony_pipeline.evaluation.schema import ANONYMIZER, BoxSource
 from anony_pipeline.ops import crops, images, masks, redact
 from anony_pipeline.plates.styles import PlateStyle
 from anony_pipeline.runtime import seeding
-from anony_pipeline.structures.regions import Kind, Region
+from anony_pipeline.structures.regions import Kind
 from anony_pipeline.targets import faces as face_targets
 from anony_pipeline.targets import plates as plate_targets
 from anony_pipeline.targets import selection
@@ -208,16 +208,11 @@ def _fit_plate(
     margin = max(x_max - x_min, y_max - y_min)
     top, left = max(0, y_min - margin), max(0, x_min - margin)
     part = np.s_[top : y_max + margin, left : x_max + margin]
-    replaced, _ = plate_targets.replace(scene.image_rgb[part], _shifted(region, left, top), drawn)
+    shifted = region.moved(lambda points: points - (left, top))
+    replaced, _ = plate_targets.replace(scene.image_rgb[part], shifted, drawn)
     changed = (replaced != scene.image_rgb[part]).any(axis=2)
     image_rgb[part][changed] = replaced[changed]
     return drawn.serial
-
-
-def _shifted(region: Region, left: int, top: int) -> Region:
-    x_min, y_min, x_max, y_max = region.box_xyxy
-    quad = None if region.quad is None else tuple((x - left, y - top) for x, y in region.quad)
-    return Region(region.kind, (x_min - left, y_min - top, x_max - left, y_max - top), quad=quad, style=region.style)
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,15 @@
 """A region: one face or licence plate in one image."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
 import numpy as np
 
 from anony_pipeline.structures import boxes
+
+Points = tuple[tuple[float, float], ...]
 
 
 class Kind(StrEnum):
@@ -54,8 +57,8 @@ class Region:
 
     kind: Kind
     box_xyxy: tuple[float, float, float, float]
-    quad: tuple[tuple[float, float], ...] | None = None
-    landmarks: tuple[tuple[float, float], ...] | None = None
+    quad: Points | None = None
+    landmarks: Points | None = None
     score: float = 1.0
     track: str | None = None
     style: str | None = None
@@ -66,6 +69,28 @@ class Region:
         """Width and height of the box in pixels."""
         x_min, y_min, x_max, y_max = self.box_xyxy
         return x_max - x_min, y_max - y_min
+
+    def moved(self, change: Callable[[np.ndarray], np.ndarray]) -> "Region":
+        """The same region in other coordinates, such as those of a crop: box, corners and landmarks.
+
+        Args:
+            change: Takes ``(N, 2)`` points ``(x, y)`` to their new places; it may shift and scale either axis.
+
+        >>> Region(Kind.FACE, (4, 6, 8, 10)).moved(lambda points: points - (4, 6)).box_xyxy
+        (0.0, 0.0, 4.0, 4.0)
+        """
+
+        def points(known: Points) -> Points:
+            return tuple((float(x), float(y)) for x, y in change(np.array(known, np.float64)))
+
+        x_min, y_min, x_max, y_max = self.box_xyxy
+        (left, top), (right, bottom) = points(((x_min, y_min), (x_max, y_max)))
+        return replace(
+            self,
+            box_xyxy=(left, top, right, bottom),
+            quad=None if self.quad is None else points(self.quad),
+            landmarks=None if self.landmarks is None else points(self.landmarks),
+        )
 
     @classmethod
     def from_coco(cls, annotation: dict[str, Any], style: str | None = None) -> "Region":

@@ -399,16 +399,7 @@ def rank_donors(item: Chosen, pool: Pool, seed: int) -> list[int]:
 
 def region_in_crop(item: Chosen, size_hw: tuple[int, int]) -> Region:
     """The region with box and landmarks in pixels of its crop."""
-    box = crops.to_crop(np.array(item.region.box_xyxy).reshape(2, 2), item.window, size_hw).reshape(4)
-    points = item.region.landmarks
-    moved = crops.to_crop(np.array(points), item.window, size_hw) if points is not None else None
-    return Region(
-        Kind.FACE,
-        tuple(box.tolist()),
-        landmarks=None if moved is None else tuple((float(x), float(y)) for x, y in moved),
-        track=item.region.track,
-        annotation_id=item.region.annotation_id,
-    )
+    return item.region.moved(lambda points: crops.to_crop(points, item.window, size_hw))
 
 
 def warp_onto(donor_rgb: np.ndarray, donor: Region, region: Region) -> np.ndarray:

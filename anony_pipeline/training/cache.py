@@ -5,6 +5,7 @@ complete. A build that was killed goes on where it was.
 """
 
 import dataclasses
+import functools
 import itertools
 import json
 import logging
@@ -28,7 +29,7 @@ from anony_pipeline.models.recognizer import INPUT_SIZE, alignment
 from anony_pipeline.ops import crops, images, masks
 from anony_pipeline.storage import atomic, disk, locks, manifests, private
 from anony_pipeline.structures import boxes
-from anony_pipeline.structures.regions import CATEGORY_IDS, Kind, Region
+from anony_pipeline.structures.regions import CATEGORY_IDS, Kind, Points, Region
 from anony_pipeline.targets import parallel
 from anony_pipeline.targets.faces import face_size_hw
 from anony_pipeline.targets.plates import plate_size_hw
@@ -39,7 +40,6 @@ FORMAT = "anony_pipeline.samples/1"
 VERSION = 2
 """Of the code below: a change of what it makes raises it."""
 
-Points = tuple[tuple[float, float], ...]
 Box = tuple[float, float, float, float]
 
 CANARY = "canary"
@@ -261,9 +261,10 @@ def sample_row(
         serial: The intended serial of a plate.
         crowds: The annotation ids of the image's crowd regions (see `crowds_of`).
     """
-    moved = [_moved(other, window, size_hw) for other in neighbors]
+    to_crop = functools.partial(crops.to_crop, window=window, size_hw=size_hw)
+    moved = [other.moved(to_crop) for other in neighbors]
     inside = [other for other in moved if _center_is_inside(other, size_hw)]
-    own = _moved(region, window, size_hw)
+    own = region.moved(to_crop)
     return SampleRow(
         annotation_id=annotation["id"],
         image_id=image["id"],
@@ -327,19 +328,6 @@ def reading_of(region: Region, size_hw: tuple[int, int]) -> tuple[tuple[float, .
 
 def _to_unit(size_hw: tuple[int, int]) -> np.ndarray:
     return np.array([[2 / size_hw[1], 0, -1], [0, 2 / size_hw[0], -1], [0, 0, 1]])
-
-
-def _moved(region: Region, window: crops.Window, size_hw: tuple[int, int]) -> Region:
-    def move(points: Points | None) -> Points | None:
-        if points is None:
-            return None
-        return tuple((float(x), float(y)) for x, y in crops.to_crop(np.array(points), window, size_hw))
-
-    corners = crops.to_crop(np.array(region.box_xyxy).reshape(2, 2), window, size_hw)
-    left, top, right, bottom = (float(value) for value in corners.reshape(4))
-    return dataclasses.replace(
-        region, box_xyxy=(left, top, right, bottom), quad=move(region.quad), landmarks=move(region.landmarks)
-    )
 
 
 def _center_is_inside(region: Region, size_hw: tuple[int, int]) -> bool:

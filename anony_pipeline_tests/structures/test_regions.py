@@ -46,3 +46,13 @@ def test_a_region_cannot_be_changed():
 def test_boxes_of_no_regions_are_an_empty_array():
     assert boxes_of([]).shape == (0, 4)
     np.testing.assert_array_equal(boxes_of([Region(Kind.FACE, (0, 1, 2, 3))]), [[0, 1, 2, 3]])
+
+
+def test_a_moved_region_keeps_all_but_its_place():
+    points = ((0.0, 0.0), (8.0, 0.0), (8.0, 4.0), (0.0, 4.0), (4.0, 2.0))
+    region = Region(Kind.PLATE, (0, 0, 8, 4), quad=points[:4], landmarks=points, score=0.5, track="a", style="FR")
+    moved = region.moved(lambda places: places * (2, 3) + (1, -1))
+    assert moved.box_xyxy == (1, -1, 17, 11)
+    assert moved.quad == ((1, -1), (17, -1), (17, 11), (1, 11))
+    assert moved.landmarks == (*moved.quad, (9, 5))
+    assert (moved.kind, moved.score, moved.track, moved.style) == (Kind.PLATE, 0.5, "a", "FR")
