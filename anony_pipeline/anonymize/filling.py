@@ -13,7 +13,7 @@ from anony_pipeline.models.plate_style import StyleClassifier
 from anony_pipeline.ops import crops, images, masks
 from anony_pipeline.ops import redact as redactions
 from anony_pipeline.plates import serials
-from anony_pipeline.plates.styles import PlateStyle
+from anony_pipeline.plates.styles import NEUTRAL, PlateStyle
 from anony_pipeline.runtime import seeding
 from anony_pipeline.runtime.device import torch_generator
 from anony_pipeline.structures import boxes
@@ -21,7 +21,6 @@ from anony_pipeline.structures.regions import Kind, Region
 from anony_pipeline.targets import faces as face_targets
 from anony_pipeline.targets import plates as plate_targets
 
-UNSPECIFIED = "unspecified"
 LEAST_FREE = 0.25
 """Share of a neighborhood that must be no mask, so that there is something to continue."""
 GRAIN_KEPT = 1.146
@@ -88,7 +87,7 @@ class Filler:
             if key is not None and key in self.styles:
                 return key
         if self.classifier is None:
-            return UNSPECIFIED
+            return NEUTRAL
         height, width = image_rgb.shape[:2]
         x_min, y_min, x_max, y_max = boxes.round_outward([region.box_xyxy], width, height)[0]
         return self.classifier.choose([image_rgb[y_min:y_max, x_min:x_max]], self.styles)[0].style
@@ -131,7 +130,7 @@ class Filler:
         """The crop with the rendered plate fitted into the scene, made as in training."""
         rng = seeding.numpy_generator(task.seed, "plate looks")
         drawn = plate_targets.Drawn(
-            self.styles[task.style or UNSPECIFIED],
+            self.styles[task.style or NEUTRAL],
             task.serial or "",
             float(rng.uniform(*self.font_ratios)),
             int(rng.integers(2**31)),

@@ -7,9 +7,9 @@ import numpy as np
 
 from anony_pipeline.datasets.coco import CocoSet, Record, regions_of
 from anony_pipeline.ops import images
+from anony_pipeline.plates.styles import NEUTRAL
 from anony_pipeline.structures.regions import KINDS_BY_CATEGORY, Kind
 
-UNSPECIFIED = "unspecified"
 BOX_COLORS = {Kind.FACE: (255, 196, 0), Kind.PLATE: (0, 200, 255)}
 
 
@@ -45,7 +45,7 @@ def balance_by_style(coco: CocoSet) -> dict[str, Balance]:
     for image in coco.images:
         boxes = coco.annotations_by_image[image["id"]]
         kinds = [KINDS_BY_CATEGORY[box["category_id"]] for box in boxes if not box.get("iscrowd")]
-        style = image.get("plate_style") or UNSPECIFIED
+        style = image.get("plate_style") or NEUTRAL
         own = Balance(1, kinds.count(Kind.FACE), kinds.count(Kind.PLATE), len(boxes) - len(kinds))
         counted[style] = counted.get(style, Balance()) + own
     return dict(sorted(counted.items()))

@@ -10,8 +10,7 @@ from anony_pipeline.plates import styles
 # BackfillPolicy is still marked beta; the warning would stand before each command's own output.
 warnings.filterwarnings("ignore", category=dg.BetaWarning)
 
-UNSPECIFIED = "unspecified"
-STYLE_KEYS = [*sorted(set(styles.configured_styles()) - {UNSPECIFIED}), UNSPECIFIED]
+STYLE_KEYS = [*sorted(set(styles.configured_styles()) - {styles.NEUTRAL}), styles.NEUTRAL]
 
 
 def no_such_style(asked: str) -> str:

@@ -12,7 +12,7 @@ from anony_pipeline.datasets.coco import CocoSet
 from anony_pipeline.evaluation.methods import Mask, Method, Scene, Simple, Treated
 from anony_pipeline.evaluation.schema import ANONYMIZER, BoxSource
 from anony_pipeline.ops import crops, images, masks, redact
-from anony_pipeline.plates.styles import PlateStyle
+from anony_pipeline.plates.styles import NEUTRAL, PlateStyle
 from anony_pipeline.runtime import seeding
 from anony_pipeline.structures.regions import Kind
 from anony_pipeline.targets import faces as face_targets
@@ -23,7 +23,6 @@ from anony_pipeline.targets.selection import Chosen
 DONORS = 200
 """Faces that baselines take from the training split: enough to choose from, few enough to keep."""
 
-UNSPECIFIED = "unspecified"
 FACES_ONLY = frozenset({Kind.FACE})
 REDACTIONS: dict[str, redact.Redaction] = {
     "blur": redact.blur,
@@ -201,7 +200,7 @@ def _fit_plate(
     config: Config, scene: Scene, index: int, image_rgb: np.ndarray, styles: dict[str, PlateStyle]
 ) -> str | None:
     region = scene.regions[index]
-    drawn = plate_targets.draw(config, styles[region.style or UNSPECIFIED], scene.annotations[index])
+    drawn = plate_targets.draw(config, styles[region.style or NEUTRAL], scene.annotations[index])
     x_min, y_min, x_max, y_max = masks.mask_box(region, scene.image_rgb.shape[:2])
     if x_max - x_min < 2 or y_max - y_min < 2:
         return None

@@ -18,6 +18,7 @@ from anony_pipeline.evaluation.methods import Scene, Treated
 from anony_pipeline.evaluation.schema import Panel
 from anony_pipeline.models.recognizer import align
 from anony_pipeline.ops import crops
+from anony_pipeline.plates.styles import NEUTRAL
 from anony_pipeline.structures.regions import Kind, Region, boxes_of
 
 FEATURE_CONTEXT = 1.3
@@ -66,7 +67,7 @@ class Subjects:
             identity = annotation.get("identity")
             self.kinds.append(region.kind)
             self.images.append(scene.record["id"])
-            self.styles.append(scene.style or "unspecified")
+            self.styles.append(scene.style or NEUTRAL)
             self.heights.append(region.size_wh[1])
             self.shorter_sides.append(min(region.size_wh))
             self.visible.append(visible_share(annotation))

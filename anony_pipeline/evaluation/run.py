@@ -26,6 +26,7 @@ from anony_pipeline.evaluation.observations import (
 )
 from anony_pipeline.evaluation.references import References
 from anony_pipeline.evaluation.schema import ANONYMIZER, Panel
+from anony_pipeline.plates.styles import NEUTRAL
 from anony_pipeline.runtime import seeding
 from anony_pipeline.runtime.progress import track
 from anony_pipeline.structures.regions import CATEGORY_IDS, Kind
@@ -125,7 +126,7 @@ class Run:
             yield scenes, firsts
 
     def _is_asked(self, scene: Scene) -> bool:
-        return self.styles is None or (scene.style or "unspecified") in self.styles
+        return self.styles is None or (scene.style or NEUTRAL) in self.styles
 
     def _apply(self, observer: Observer, scenes: list[Scene], firsts: list[int], blind: Sequence[Who]) -> None:
         shown = self._new_pictures(scenes)

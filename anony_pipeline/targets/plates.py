@@ -13,7 +13,7 @@ from anony_pipeline.datasets.coco import CocoSet
 from anony_pipeline.errors import DatasetError
 from anony_pipeline.ops import crops, images
 from anony_pipeline.plates import fit, render, serials
-from anony_pipeline.plates.styles import PlateStyle, configured_styles
+from anony_pipeline.plates.styles import NEUTRAL, PlateStyle, configured_styles
 from anony_pipeline.runtime import seeding
 from anony_pipeline.structures.regions import Kind, Region
 from anony_pipeline.targets import parallel, selection
@@ -25,7 +25,6 @@ VERSION = 11
 """Of the code that draws, renders and fits: a change of what it makes raises it, and then targets are made anew."""
 
 METHOD = "render_fit"
-UNSPECIFIED = "unspecified"
 
 
 @dataclass(frozen=True)
@@ -76,7 +75,7 @@ def make_plate_targets(config: Config, coco: CocoSet, styles: Sequence[str]) -> 
     )
     groups: dict[str, list[Chosen]] = {style: [] for style in styles}
     for item in chosen:
-        key = item.region.style or UNSPECIFIED
+        key = item.region.style or NEUTRAL
         if key in groups:
             groups[key].append(item)
     return {style: _make_style(config, coco, known[style], items, store) for style, items in groups.items()}

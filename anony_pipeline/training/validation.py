@@ -19,7 +19,7 @@ from anony_pipeline.models.features import FeatureExtractor, load_features
 from anony_pipeline.models.reader import Reader, load_reader
 from anony_pipeline.models.recognizer import Recognizer, align, load_recognizer
 from anony_pipeline.ops import crops, images, masks
-from anony_pipeline.plates.styles import configured_styles
+from anony_pipeline.plates.styles import NEUTRAL, configured_styles
 from anony_pipeline.runtime import seeding
 from anony_pipeline.runtime.device import torch_generator
 from anony_pipeline.storage import private
@@ -177,7 +177,7 @@ class Validator:
                 original = crops.cut(pixels, item.window, size_hw)
                 anchor, serial = original, None
                 if kind is Kind.PLATE:
-                    style = styles[item.region.style or plate_targets.UNSPECIFIED]
+                    style = styles[item.region.style or NEUTRAL]
                     drawn = plate_targets.draw(self.config, style, item.annotation)
                     anchor, serial = (
                         crops.cut(plate_targets.replace(pixels, item.region, drawn)[0], item.window, size_hw),

@@ -15,6 +15,7 @@ Box = tuple[Length, Length, Length, Length]
 """``(x_min, y_min, x_max, y_max)`` in mm."""
 
 NEUTRAL = "unspecified"
+"""The style of no country: of plates, and of images, whose style nobody knows. It is a partition, too."""
 
 DOUBT = 0.35
 """Of the logarithm of the aspect: a plate of 520 x 110 mm that is seen under 60 degrees still counts as one."""
