@@ -19,7 +19,7 @@ from anony_pipeline.config.schema import Config, Profile
 from anony_pipeline.errors import CheckpointError, ConfigError
 from anony_pipeline.models import detector as detectors
 from anony_pipeline.models import generator as generators
-from anony_pipeline.models import lora
+from anony_pipeline.models import lora, weights
 from anony_pipeline.models.detector import Detector, YuNet
 from anony_pipeline.models.generator import Generator
 from anony_pipeline.models.plate_style import load_style_classifier
@@ -176,11 +176,7 @@ def load_adapted(checkpoint: Checkpoint, device: torch.device) -> Generator:
 
 def load_verifiers(config: Config, device: torch.device) -> tuple[Recognizer, Reader]:
     """The configured first recognizer and reader."""
-    options: dict[str, Any] = {
-        "weights_dir": Path(config.paths.weights),
-        "offline": config.model.offline,
-        "device": str(device),
-    }
+    options = weights.loader_options(config, device)
     return (
         load_recognizer(config.judges.recognizer, **options),
         load_reader(config.judges.reader, cache=Path(config.paths.cache), **options),

@@ -1,10 +1,10 @@
-"""The judges of a run: two panels, of which only the held-out one makes the headline."""
+"""The judges of a run, in three panels: held out, second, and training. Only the held-out one makes the headline."""
 
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from anony_pipeline.anonymize.loading import Checkpoint, find, load_verifiers
 from anony_pipeline.config.schema import Config
 from anony_pipeline.evaluation.schema import Panel
 from anony_pipeline.models import detector as detectors
+from anony_pipeline.models import weights
 from anony_pipeline.models.detector import Detector, YuNet
 from anony_pipeline.models.features import FeatureExtractor, load_features
 from anony_pipeline.models.judges import JudgeCard
@@ -133,15 +134,8 @@ def load_judges(config: Config, checkpoint: Checkpoint, device: torch.device) ->
     Raises:
         WeightsError: If a configured judge is not there.
     """
-    recognizer, reader = load_verifiers(config, device)
     own = detectors.load_detector(checkpoint.folder / "detector.safetensors", device=str(device))
-    held_out = load_held_out(config, device)
-    return Judges(
-        {"training": recognizer, **held_out.recognizers},
-        {"training": reader, **held_out.readers},
-        {"training": LoadedDetector(own), **held_out.detectors},
-        held_out.features,
-    )
+    return _with_training_panel(config, own, device)
 
 
 def load_without_checkpoint(config: Config, device: torch.device) -> Judges:
@@ -154,24 +148,23 @@ def load_without_checkpoint(config: Config, device: torch.device) -> Judges:
     Raises:
         WeightsError: If a configured judge is not there.
     """
+    return _with_training_panel(config, detectors.load_shipped_detector(device=str(device)), device)
+
+
+def _with_training_panel(config: Config, detector: Detector, device: torch.device) -> Judges:
     recognizer, reader = load_verifiers(config, device)
     held_out = load_held_out(config, device)
-    shipped = LoadedDetector(detectors.load_shipped_detector(device=str(device)))
     return Judges(
         {"training": recognizer, **held_out.recognizers},
         {"training": reader, **held_out.readers},
-        {"training": shipped, **held_out.detectors},
+        {"training": LoadedDetector(detector), **held_out.detectors},
         held_out.features,
     )
 
 
 def load_held_out(config: Config, device: torch.device) -> Judges:
     """Load the panels that were in no loss, which need no checkpoint (see `load_judges`)."""
-    options: dict[str, Any] = {
-        "weights_dir": Path(config.paths.weights),
-        "offline": config.model.offline,
-        "device": str(device),
-    }
+    options = weights.loader_options(config, device)
     names = config.judges
     found = Judges(features=load_features(names.features, **options))
     if names.held_out_recognizer is not None:

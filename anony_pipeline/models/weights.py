@@ -21,6 +21,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 
+from anony_pipeline.config.schema import Config
 from anony_pipeline.errors import WeightsError
 from anony_pipeline.runtime.progress import log
 from anony_pipeline.storage import atomic, manifests
@@ -322,6 +323,15 @@ def round_to_half(module: torch.nn.Module) -> None:
     for value in module.state_dict().values():
         if value.is_floating_point():
             value.copy_(value.half().float())
+
+
+def loader_options(config: Config, device: torch.device) -> dict[str, Any]:
+    """What every loader of a model takes: where weights lie, whether a network may be asked, where it computes."""
+    return {
+        "weights_dir": Path(config.paths.weights),
+        "offline": config.model.offline,
+        "device": str(device),
+    }
 
 
 def resolve(name: str, weights_dir: Path, *, offline: bool, revision: str | None = None) -> Path:

@@ -2,8 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from diffusers.models.attention import BasicTransformerBlock
@@ -12,7 +11,7 @@ from torch import nn
 
 from anony_pipeline.config.schema import Config
 from anony_pipeline.errors import ConfigError
-from anony_pipeline.models import lora
+from anony_pipeline.models import lora, weights
 from anony_pipeline.models.detector import Detector, load_shipped_detector
 from anony_pipeline.models.discriminator import Discriminator
 from anony_pipeline.models.generator import Generator, load_generator
@@ -128,23 +127,16 @@ def load_critics(config: Config, device: torch.device) -> Critics:
     Raises:
         WeightsError: If a critic's weights are missing or damaged.
     """
-    weights = config.loss
-    reads = weights.reading_weight > 0 or weights.read_suppress_weight > 0
-    lpips = config.model.lpips if weights.perceptual_weight > 0 else None
-    sees = weights.detection_weight > 0 or (weights.perceptual_weight > 0 and lpips is None)
-    where = str(device)
-    sources: dict[str, Any] = {
-        "weights_dir": Path(config.paths.weights),
-        "offline": config.model.offline,
-        "device": where,
-    }
+    loss, where = config.loss, str(device)
+    reads = loss.reading_weight > 0 or loss.read_suppress_weight > 0
+    lpips = config.model.lpips if loss.perceptual_weight > 0 else None
+    sees = loss.detection_weight > 0 or (loss.perceptual_weight > 0 and lpips is None)
+    options = weights.loader_options(config, device)
     return Critics(
-        recognizer=load_recognizer_twin(config.judges.recognizer, **sources)
-        if weights.id_suppress_weight > 0
-        else None,
-        reader=load_reader_twin(config.judges.reader, **sources) if reads else None,
+        recognizer=load_recognizer_twin(config.judges.recognizer, **options) if loss.id_suppress_weight > 0 else None,
+        reader=load_reader_twin(config.judges.reader, **options) if reads else None,
         detector=load_shipped_detector(device=where) if sees else None,
-        lpips=load_lpips(lpips, weights_dir=sources["weights_dir"], device=where) if lpips else None,
+        lpips=load_lpips(lpips, weights_dir=options["weights_dir"], device=where) if lpips else None,
     )
 
 

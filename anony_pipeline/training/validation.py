@@ -14,7 +14,9 @@ from anony_pipeline.datasets.coco import CocoSet
 from anony_pipeline.evaluation import detection, plate_reading, reidentification
 from anony_pipeline.evaluation import fid as distances
 from anony_pipeline.evaluation.canaries import membership_auc
+from anony_pipeline.evaluation.judges import LOWEST_SCORE
 from anony_pipeline.models import detector as detectors
+from anony_pipeline.models import weights
 from anony_pipeline.models.features import FeatureExtractor, load_features
 from anony_pipeline.models.reader import Reader, load_reader
 from anony_pipeline.models.recognizer import Recognizer, align, load_recognizer
@@ -40,9 +42,6 @@ PICTURES = 8
 
 MIN_FEATURES = 8
 """Fewer regions give no distance of distributions worth a number."""
-
-LOWEST_SCORE = 0.05
-"""Average precision needs detections far below the threshold that regions are anonymized at."""
 
 
 @dataclass(frozen=True)
@@ -70,11 +69,7 @@ def load_judges(config: Config, device: torch.device) -> Judges:
     Raises:
         WeightsError: If a judge's weights are missing.
     """
-    options: dict[str, Any] = {
-        "weights_dir": Path(config.paths.weights),
-        "offline": config.model.offline,
-        "device": str(device),
-    }
+    options = weights.loader_options(config, device)
     return Judges(
         recognizer=load_recognizer(config.judges.recognizer, **options),
         reader=load_reader(config.judges.reader, cache=Path(config.paths.cache), **options),
