@@ -15,7 +15,7 @@ from anony_pipeline import __version__, train_joint
 from anony_pipeline.errors import AnonyPipelineError, of_disk
 
 if TYPE_CHECKING:
-    from anony_pipeline.config import schema
+    from anony_pipeline.config.schema import Profile as ConfiguredProfile
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -148,9 +148,10 @@ def show_scorecard(config: Configs, overrides: Overrides = None) -> None:
     """Print the scorecard of an experiment, and where its report lies."""
     from anony_pipeline import printing
     from anony_pipeline.config import loading
+    from anony_pipeline.evaluation import schema
 
     folder = Path(loading.load(config, overrides or ()).paths.outputs)
-    for part in printing.scorecard(printing.read_scorecard(folder / "scorecard.json")):
+    for part in printing.scorecard(schema.load(folder / "scorecard.json")):
         out.print(part)
     out.print(f"scorecard: {folder / 'scorecard.json'}", soft_wrap=True, markup=False)
     out.print(f"report:    {folder / 'report' / 'index.html'}", soft_wrap=True, markup=False)
@@ -162,11 +163,11 @@ def compare(
 ) -> None:
     """Put scorecards side by side; refused if other judges or other data made them."""
     from anony_pipeline import printing
-    from anony_pipeline.evaluation import comparison
+    from anony_pipeline.evaluation import comparison, schema
 
     if len(scorecards) < 2:
         raise typer.BadParameter("give two scorecards or more")
-    cards = [printing.read_scorecard(path) for path in scorecards]
+    cards = [schema.load(path) for path in scorecards]
     out.print(printing.comparison(cards, comparison.compare(cards, [str(path) for path in scorecards])))
 
 
@@ -319,7 +320,7 @@ def anonymize(
     from anony_pipeline import printing
     from anony_pipeline.anonymize import folder
 
-    chosen = None if profile is None else cast("schema.Profile", profile.value)
+    chosen = None if profile is None else cast("ConfiguredProfile", profile.value)
     report = folder.anonymize_folder(
         inputs, checkpoint, output, boxes=boxes, profile=chosen, face_detector=face_detector, dry_run=dry_run
     )

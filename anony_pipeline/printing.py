@@ -2,17 +2,14 @@
 
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
 from rich import box
 from rich.markup import escape
 from rich.table import Table
 
 from anony_pipeline.doctor import Finding
-from anony_pipeline.errors import CheckpointError
-from anony_pipeline.evaluation.schema import ANONYMIZER, METRICS, READABLE, Figure, Row, Scorecard, first_mistake
+from anony_pipeline.evaluation.schema import ANONYMIZER, METRICS, Figure, Row, Scorecard
 
 if TYPE_CHECKING:  # both load more than a table needs
     from anony_pipeline.anonymize.folder import FolderReport
@@ -96,26 +93,6 @@ def comparison(cards: Sequence[Scorecard], found: "Sequence[Compared]") -> Table
 def _with_interval(figure: Figure) -> str:
     ends = f" ({figure.interval[0]:.3f} to {figure.interval[1]:.3f})" if figure.interval is not None else ""
     return f"{figure.value:.3f}{ends}"
-
-
-def read_scorecard(path: Path) -> Scorecard:
-    """Read a scorecard's file.
-
-    Raises:
-        CheckpointError: If there is none yet, or it is of another format.
-    """
-    if not path.exists():
-        raise CheckpointError("there is no scorecard yet", where=path, do="run the demo, or `anony evaluate`")
-    try:
-        return Scorecard.model_validate_json(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            "the scorecard can't be read",
-            where=path,
-            got=first_mistake(error) if isinstance(error, ValidationError) else str(error).splitlines()[0],
-            allowed=f"a scorecard.json of format {' or '.join(READABLE)}",
-            do="evaluate the checkpoint again",
-        ) from error
 
 
 def unified(report: "UnifyReport", output: str) -> Table:

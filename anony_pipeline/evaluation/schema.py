@@ -3,11 +3,14 @@
 A scorecard of format 1 is read as one of format 2 that does not know its profile, its licences and the inspection.
 """
 
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from upath import UPath
 
 from anony_pipeline.config.schema import Profile
+from anony_pipeline.errors import AnonyPipelineError
 
 FORMAT: Literal["anony_pipeline.scorecard/2"] = "anony_pipeline.scorecard/2"
 READABLE = ("anony_pipeline.scorecard/1", FORMAT)
@@ -339,7 +342,29 @@ class Scorecard(Part):
         return all(terms) if terms else None
 
 
-def first_mistake(error: ValidationError) -> str:
+def load(path: UPath | Path) -> Scorecard:
+    """Read a scorecard's file.
+
+    Raises:
+        AnonyPipelineError: If there is none yet, or it is no scorecard of a `READABLE` format.
+    """
+    try:
+        return Scorecard.model_validate_json(path.read_bytes())
+    except FileNotFoundError as error:
+        raise AnonyPipelineError(
+            "there is no scorecard yet", where=path, do="run the demo, or `anony evaluate`"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise AnonyPipelineError(
+            "the scorecard can't be read",
+            where=path,
+            got=_first_mistake(error) if isinstance(error, ValidationError) else str(error).splitlines()[0],
+            allowed=f"a scorecard.json of format {' or '.join(READABLE)}",
+            do="evaluate the checkpoint again",
+        ) from error
+
+
+def _first_mistake(error: ValidationError) -> str:
     """What is wrong first in a file that is no scorecard, in one line."""
     first = error.errors(include_url=False)[0]
     return f"{'.'.join(map(str, first['loc']))}: {first['msg']}, not {str(first['input'])[:80]}"

@@ -1,6 +1,5 @@
 """Judge a checkpoint: every method on the same val images, every judge who can see, one scorecard and one page."""
 
-import json
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -10,7 +9,6 @@ from typing import Literal
 
 import numpy as np
 import torch
-from pydantic import ValidationError
 from upath import UPath
 
 from anony_pipeline.anonymize import loading
@@ -33,7 +31,6 @@ from anony_pipeline.evaluation.run import Picture, Run, audited, memorized, subs
 from anony_pipeline.evaluation.schema import (
     ANONYMIZER,
     OVERALL,
-    READABLE,
     REAL_HALVES,
     DataFacts,
     Figure,
@@ -43,7 +40,7 @@ from anony_pipeline.evaluation.schema import (
     Row,
     Scorecard,
     Subject,
-    first_mistake,
+    load,
     null,
 )
 from anony_pipeline.models import lora
@@ -130,29 +127,11 @@ def history_of(card: Scorecard, folder: UPath | Path) -> list[Scorecard]:
         for name in sorted(path.name for path in (folder / HISTORY).iterdir() if path.suffix == ".json"):
             try:
                 other = load(folder / HISTORY / name)
-            except AnonyPipelineError:  # of an earlier format: it can't be compared
+            except AnonyPipelineError:  # damaged, or of a later format
                 continue
             if other.overall_of_this_run and not comparison.reasons_against(card, other):
                 found.setdefault(other.subject.step, other)
     return [found[step] for step in sorted(found)]
-
-
-def load(path: UPath | Path) -> Scorecard:
-    """Read a scorecard.
-
-    Raises:
-        AnonyPipelineError: If it is missing or of another format.
-    """
-    try:
-        return Scorecard.model_validate_json(path.read_text())
-    except (OSError, ValidationError, json.JSONDecodeError) as error:
-        raise AnonyPipelineError(
-            "the scorecard can't be read",
-            where=path,
-            got=first_mistake(error) if isinstance(error, ValidationError) else str(error).splitlines()[0],
-            allowed=f"a scorecard.json of format {' or '.join(READABLE)}",
-            do="evaluate the checkpoint again",
-        ) from error
 
 
 def merged(old: Scorecard | None, new: Scorecard) -> Scorecard:

@@ -4,9 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anony_pipeline import printing
 from anony_pipeline.errors import AnonyPipelineError
-from anony_pipeline.evaluation import comparison, plots, report, scorecard
+from anony_pipeline.evaluation import comparison, plots, report, schema, scorecard
 from anony_pipeline.evaluation.schema import DataFacts, JudgeEntry, Row, Scorecard, Subject, figure
 
 
@@ -58,7 +57,7 @@ def test_scorecards_of_other_judges_or_data_are_refused_with_the_reason(other, r
 def test_a_file_that_is_no_scorecard_is_refused_with_its_first_mistake(tmp_path):
     (tmp_path / "boxes.json").write_text('{"format": "coco"}')
     with pytest.raises(AnonyPipelineError, match=r"format: Input should be [\s\S]*, not coco[\s\S]*scorecard/1 or"):
-        printing.read_scorecard(tmp_path / "boxes.json")
+        schema.load(tmp_path / "boxes.json")
 
 
 def test_the_history_holds_comparable_checkpoints_alone_by_step(tmp_path):

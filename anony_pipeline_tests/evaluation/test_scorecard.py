@@ -326,7 +326,7 @@ def test_a_file_that_is_no_scorecard_is_refused(tmp_path):
     (tmp_path / "scorecard.json").write_text('{"format": "other"}')
     with pytest.raises(AnonyPipelineError, match="can't be read"):
         scorecard.load(tmp_path / "scorecard.json")
-    with pytest.raises(AnonyPipelineError, match="can't be read"):
+    with pytest.raises(AnonyPipelineError, match="there is no scorecard yet"):
         scorecard.load(tmp_path / "none.json")
 
 
