@@ -1,19 +1,18 @@
 """From YAML layers and overrides to one checked configuration."""
 
-import difflib
-import functools
 import hashlib
 import json
 import logging
 import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import yaml
 from pydantic import BaseModel, ValidationError
 from upath import UPath
 
+from anony_pipeline.config.problems import problem_of
 from anony_pipeline.config.schema import Config
 from anony_pipeline.errors import ConfigError
 
@@ -66,7 +65,9 @@ def load(layers: Sequence[str | os.PathLike[str]], overrides: Iterable[str] = ()
         return Config.model_validate(merged)
     except ValidationError as error:
         source = ", ".join([*(str(layer) for layer in layers), *overrides]) or "the configuration"
-        raise ConfigError.of_problems(source, [_problem(details) for details in error.errors()]) from error
+        raise ConfigError.of_problems(
+            source, [problem_of(details, Config, "(top)") for details in error.errors()]
+        ) from error
 
 
 def fingerprint(*parts: BaseModel | str | float | None) -> str:
@@ -206,27 +207,3 @@ def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
         old = merged.get(key)
         merged[key] = _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
     return merged
-
-
-def _problem(details: Any) -> str:  # noqa: ANN401 - pydantic's error dictionary
-    path = ".".join(str(part) for part in details["loc"]) or "(top)"
-    if details["type"] == "extra_forbidden":
-        known = _known_keys(details["loc"][:-1])
-        near = difflib.get_close_matches(str(details["loc"][-1]), known, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}"
-        return f"{path}: there is no such key; {hint} (got {details['input']!r})"
-    if details["type"] == "missing":
-        return f"{path}: this key is required"
-    return f"{path}: {details['msg']} (got {details['input']!r})"
-
-
-@functools.cache
-def _known_keys(path: tuple[str | int, ...]) -> list[str]:
-    model: Any = Config
-    for part in path:
-        if isinstance(part, int):
-            continue
-        annotation = model.model_fields[part].annotation
-        candidates = [annotation, *get_args(annotation)]
-        model = next(c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel))
-    return list(model.model_fields)

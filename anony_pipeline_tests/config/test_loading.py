@@ -123,6 +123,14 @@ def test_all_mistakes_are_listed_at_once_with_path_and_value(base):
     assert "sed: there is no such key; did you mean seed?" in message
 
 
+def test_a_rule_of_several_keys_is_told_without_the_section_that_breaks_it(base):
+    with pytest.raises(ConfigError) as caught:
+        loading.load([base], ["training.fsdp=true", "training.torch_compile=true"])
+    assert str(caught.value).splitlines()[1:] == [
+        "  training: fsdp and torch_compile were never run together: switch one of them off"
+    ]
+
+
 def test_an_unknown_key_of_a_source_is_named_with_its_place(tmp_path):
     file = tmp_path / "a.yaml"
     file.write_text("data: {sources: [{name: a, layout: pp4av, roots: x, exhaustive: []}]}")

@@ -3,15 +3,14 @@
 Loads neither torch nor cv2: the partition keys come from here.
 """
 
-import difflib
 import functools
 from pathlib import Path
-from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from anony_pipeline import project
+from anony_pipeline.config.problems import problem_of
 from anony_pipeline.errors import ConfigError
 from anony_pipeline.plates.styles.grammar import Grammar, Mark, Piece
 from anony_pipeline.plates.styles.schema import NEUTRAL, PlateStyle
@@ -75,7 +74,8 @@ def load_style(path: Path) -> PlateStyle:
     try:
         style = PlateStyle.model_validate(values)
     except ValidationError as error:
-        raise ConfigError.of_problems(path, [_problem(details) for details in error.errors()]) from error
+        problems = [problem_of(details, PlateStyle, "(the whole style)") for details in error.errors()]
+        raise ConfigError.of_problems(path, problems) from error
     if style.key != path.stem:
         raise ConfigError(
             "a plate style's file is named after its key", where=path, got=f"key: {style.key}", do="rename one of them"
@@ -96,32 +96,3 @@ def _load(extra_dir: Path | None) -> dict[str, PlateStyle]:
     if mistakes:
         raise ConfigError("\n".join(mistakes))
     return dict(sorted(styles.items()))
-
-
-def _problem(details: Any) -> str:  # noqa: ANN401 - pydantic's error dictionary
-    path = ".".join(str(part) for part in details["loc"]) or "(the whole style)"
-    if details["type"] == "extra_forbidden":
-        known = _known_keys(details["loc"][:-1])
-        near = difflib.get_close_matches(str(details["loc"][-1]), known, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}"
-        return f"{path}: there is no such key; {hint} (got {details['input']!r})"
-    if details["type"] == "missing":
-        return f"{path}: this key is required"
-    if details["type"] == "value_error":
-        return f"{path}: {details['ctx']['error']}"
-    return f"{path}: {details['msg']} (got {details['input']!r})"
-
-
-def _known_keys(path: tuple[str | int, ...]) -> list[str]:
-    model: type[BaseModel] = PlateStyle
-    for part in path:
-        if isinstance(part, str):
-            model = _model_in(model.model_fields[part].annotation)
-    return list(model.model_fields)
-
-
-def _model_in(annotation: Any) -> type[BaseModel]:  # noqa: ANN401 - any annotation
-    """The pydantic model inside ``X``, ``X | None`` or ``tuple[X, ...]``."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    return next(_model_in(part) for part in annotation.__args__ if part not in (type(None), Ellipsis))
