@@ -31,6 +31,7 @@ from anony_pipeline.storage import manifests
 from anony_pipeline.structures.regions import Region
 
 FORMAT = "anony_pipeline.checkpoint/1"
+"""Of the checkpoints that `training.state` writes."""
 
 FACE_SCALES = (1.0, 2.0, 4.0)
 """A further face detector sees each image so enlarged: small faces are found in the largest."""

@@ -10,6 +10,7 @@ from upath import UPath
 
 from anony_pipeline.config.schema import Config
 from anony_pipeline.defs.partitions import CHECKPOINTS
+from anony_pipeline.defs.unchanged import VERSION_TAG, version_of
 from anony_pipeline.errors import CheckpointError
 from anony_pipeline.storage import atomic, manifests
 from anony_pipeline.storage.locations import is_local, location
@@ -22,7 +23,6 @@ Place = Path | UPath
 
 JOINT = dg.AssetKey("joint_checkpoint")
 HISTORY = dg.AssetKey("checkpoints")
-VERSION_TAG = "dagster/data_version"
 RETURN_TO = "return_to"
 """Metadata of a materialization of `JOINT` by an older checkpoint: the one that it stood for before."""
 
@@ -97,7 +97,7 @@ def current(instance: dg.DagsterInstance, config: Config) -> Place:
             allowed=f"one in {folder_of(config)}",
             do="name that experiment's layers in the run config, or materialize joint_checkpoint for this one",
         )
-    said = (latest.tags or {}).get(VERSION_TAG)
+    said = version_of(latest)
     if not (checkpoint / manifests.NAME).exists():
         raise CheckpointError("the checkpoint is gone", where=checkpoint, do="materialize joint_checkpoint anew")
     if said is not None and said != version(checkpoint):

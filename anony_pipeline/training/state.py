@@ -17,6 +17,7 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 
+from anony_pipeline.anonymize.loading import FORMAT
 from anony_pipeline.config import loading
 from anony_pipeline.config.schema import Config
 from anony_pipeline.errors import AnonyPipelineError, CheckpointError
@@ -30,7 +31,6 @@ from anony_pipeline.training.networks import Networks, trainable
 
 log = logging.getLogger("anony_pipeline")
 
-FORMAT = "anony_pipeline.checkpoint/1"
 PREFIX = "step_"
 
 
@@ -43,7 +43,7 @@ class Saved:
         step: Generator steps in its stage.
         manifest_sha256: Its version.
         config_fingerprint: Of the configuration that it was trained with.
-        metrics: The figures of the last validation before it.
+        metrics: The validation figures of this very step; empty if it was not validated.
     """
 
     path: Path
