@@ -70,13 +70,14 @@ class Pool:
 
 def choose_faces(config: Config, coco: CocoSet) -> tuple[list[Chosen], int]:
     """The faces of a set that are large enough to be trained on, and how many are not."""
-    return selection.choose(
+    chosen, left_out = selection.choose(
         coco,
         Kind.FACE,
         min_region_px=config.data.min_region_px,
         size_hw=face_size_hw(config),
         context=config.model.generator.face_context,
     )
+    return chosen, len(left_out)
 
 
 def make_face_targets(

@@ -1,6 +1,7 @@
 """Pseudo-targets of licence plates: a valid serial of the same style, rendered, and fitted into the scene."""
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,7 +67,7 @@ def make_plate_targets(config: Config, coco: CocoSet, styles: Sequence[str]) -> 
     """
     known = configured_styles()
     store = TargetStore(Path(config.paths.targets), config.paths.retention_days)
-    chosen, _ = selection.choose(
+    chosen, left_out = selection.choose(
         coco,
         Kind.PLATE,
         min_region_px=config.data.min_region_px,
@@ -78,7 +79,11 @@ def make_plate_targets(config: Config, coco: CocoSet, styles: Sequence[str]) -> 
         key = item.region.style or NEUTRAL
         if key in groups:
             groups[key].append(item)
-    return {style: _make_style(config, coco, known[style], items, store) for style, items in groups.items()}
+    too_small = Counter(region.style or NEUTRAL for region in left_out)
+    return {
+        style: _make_style(config, coco, known[style], items, store, too_small[style])
+        for style, items in groups.items()
+    }
 
 
 def plate_size_hw(config: Config) -> tuple[int, int]:
@@ -88,10 +93,10 @@ def plate_size_hw(config: Config) -> tuple[int, int]:
 
 
 def _make_style(
-    config: Config, coco: CocoSet, style: PlateStyle, chosen: list[Chosen], store: TargetStore
+    config: Config, coco: CocoSet, style: PlateStyle, chosen: list[Chosen], store: TargetStore, too_small: int
 ) -> TargetReport:
     begin = time.monotonic()
-    report = TargetReport(style.key, METHOD, regions=len(chosen))
+    report = TargetReport(style.key, METHOD, regions=len(chosen) + too_small, too_small=too_small)
     drawn = {item.annotation["id"]: draw(config, style, item.annotation) for item in chosen}
     keys = _keys(config, coco, chosen, drawn)
     missing = [item for item in chosen if not store.has(keys[item.annotation["id"]], anchor=True)]
@@ -118,7 +123,13 @@ def _make_style(
         if number not in without:
             report.add(_record(item, drawn[number], keys[number], store), reused=number not in made)
     report.records.sort(key=lambda record: record.annotation_id)
-    facts = {"method": METHOD, "style": style.key, "regions": report.regions, "failed": report.failed}
+    facts = {
+        "method": METHOD,
+        "style": style.key,
+        "regions": report.regions,
+        "failed": report.failed,
+        "too_small": too_small,
+    }
     report.manifest = store.write_manifest(f"plates_{style.key}", report.records, facts)
     store.write_sheet(f"plates_{style.key}", report.examples)
     report.seconds = time.monotonic() - begin

@@ -20,7 +20,7 @@ class TargetReport:
         regions: Regions in the training images.
         made: Targets made in this run.
         reused: Targets that were there already.
-        too_small: Regions below `data.min_region_px`, on an edge outside the image, or marked `iscrowd`.
+        too_small: Regions below `data.min_region_px`, or marked `iscrowd`.
         failed: Regions without a target, by reason; they are not trained on.
         seconds: How long it took.
         manifest: The list of the records.

@@ -30,28 +30,28 @@ class Chosen:
 
 def choose(
     coco: CocoSet, kind: Kind, *, min_region_px: int, size_hw: tuple[int, int], context: float
-) -> tuple[list[Chosen], int]:
-    """List the regions of one kind that are large enough, and count those that are left out.
+) -> tuple[list[Chosen], list[Region]]:
+    """Tell the regions of one kind that are large enough from those that are left out.
 
     Args:
         coco: The unified set.
         kind: Face or plate.
-        min_region_px: The shorter edge that a face needs, and the height that a plate needs.
+        min_region_px: The shorter edge that a region needs.
         size_hw: Height and width of the crop.
         context: The crop's edge over the region's.
 
     Returns:
-        The regions in the order of the file, and how many were too small or marked `iscrowd`.
+        The regions in the order of the file, and those that are too small or marked `iscrowd`.
     """
     images = {image["id"]: image for image in coco.images}
-    chosen, left_out = [], 0
+    chosen, left_out = [], []
     for annotation in coco.annotations:
         if annotation["category_id"] != CATEGORY_IDS[kind]:
             continue
         image = images[annotation["image_id"]]
         region = Region.from_coco(annotation, image.get("plate_style"))
         if annotation.get("iscrowd") or min(region.size_wh) < min_region_px:
-            left_out += 1
+            left_out.append(region)
             continue
         window = window_around(region.box_xyxy, size_hw, context)
         chosen.append(Chosen(image, annotation, region, window))

@@ -56,6 +56,16 @@ def test_images_without_a_style_belong_to_the_neutral_one(tmp_path, coco):
     assert {record.style for record in report.records} == {"unspecified"}
 
 
+def test_plates_that_are_too_small_are_counted_by_their_style(tmp_path, coco):
+    first, *others = coco.annotations
+    smaller = dataclasses.replace(coco, annotations=[{**first, "bbox": [*first["bbox"][:2], 9, 3]}, *others])
+    reports = plates.make_plate_targets(tiny.make_config(tmp_path), smaller, ["DE", "FR"])
+    assert {key: (report.regions, report.too_small, report.made) for key, report in reports.items()} == {
+        "DE": (0, 0, 0),
+        "FR": (4, 1, 3),
+    }
+
+
 def test_a_second_run_makes_nothing(tmp_path, coco):
     config = tiny.make_config(tmp_path)
     first = plates.make_plate_targets(config, coco, ["FR"])["FR"]
