@@ -30,13 +30,13 @@ class Labels:
         path: The file, for messages.
         document: Its content, unchanged.
         record_of: The record of each image that the file knows, by the image's name; no two share one.
-        regions_of: The annotations by image id.
+        annotations_of: The annotations by image id.
     """
 
     path: Path
     document: dict[str, Any]
     record_of: dict[str, Record]
-    regions_of: dict[int, list[Record]]
+    annotations_of: dict[int, list[Record]]
 
     @classmethod
     def read(cls, path: Path, sources: Mapping[str, Path]) -> "Labels":
@@ -55,8 +55,6 @@ class Labels:
             names = {category["id"]: str(category["name"]) for category in document["categories"]}
             kinds = {number: kind for number, name in names.items() if (kind := kind_of_category(name)) is not None}
             given = list(document["annotations"])
-            unknown = [annotation for annotation in given if annotation.get("category_id") not in names]
-            repeated = len(document["categories"]) - len(names)
             content = {
                 "images": document["images"],
                 "annotations": [_renumbered(annotation, kinds) for annotation in given],
@@ -70,32 +68,14 @@ class Labels:
                 allowed="a COCO file with images, annotations and the categories face and license_plate",
                 do="check the file",
             ) from error
-        unclear = [
-            name for number, name in names.items() if number not in kinds and re.search("face|plate", name.lower())
-        ]
-        if unclear or repeated or not kinds:
-            raise DatasetError(
-                "it is not clear which categories are faces and licence plates",
-                where=path,
-                got=unclear or [category["name"] for category in document["categories"]],
-                allowed=list(CATEGORY_NAMES),
-                do="rename them or take them out, and give each its own id: what is neither is left as it is",
-            )
-        if unknown:
-            raise DatasetError(
-                f"{len(unknown)} annotations are of categories that the file does not list",
-                where=path,
-                got=f"annotation {unknown[0].get('id')}: category_id {unknown[0].get('category_id')!r}",
-                allowed=list(names),
-                do="add the categories, or mend the annotations",
-            )
+        _check_categories(document["categories"], given, path)
         found = coco.checked(content, path, "the boxes file", MEND)
         ours = [new for new, old in zip(found.annotations, given, strict=True) if old["category_id"] in kinds]
         _check(found.images, ours, path)
-        regions: dict[int, list[Record]] = {}
+        grouped: dict[int, list[Record]] = {}
         for annotation in ours:
-            regions.setdefault(annotation["image_id"], []).append(annotation)
-        return cls(path, document, _matched(found.images, sources), regions)
+            grouped.setdefault(annotation["image_id"], []).append(annotation)
+        return cls(path, document, _matched(found.images, sources), grouped)
 
     def regions(self, name: str, size_hw: tuple[int, int]) -> list[Region]:
         """The regions of one image.
@@ -121,8 +101,7 @@ class Labels:
             raise DatasetError(
                 "the image has another size than its boxes were drawn for", where=name, got=size_hw, allowed=told
             )
-        style = record.get("plate_style")
-        return [Region.from_coco(annotation, style) for annotation in self.regions_of.get(record["id"], [])]
+        return coco.regions_of(record, self.annotations_of.get(record["id"], []))
 
     def kept(self, names: Sequence[str]) -> dict[str, Any]:
         """The document with the records of the named images alone; labels unchanged but for who it was."""
@@ -142,6 +121,33 @@ def _renumbered(annotation: Record, kinds: Mapping[Any, Kind]) -> Record:
         return {**annotation, "category_id": CATEGORY_IDS[kind]}
     same = {name: annotation.get(name) for name in ("id", "image_id")}
     return {**same, "category_id": CATEGORY_IDS[Kind.FACE], "bbox": [0, 0, 1, 1]}
+
+
+def _check_categories(categories: Sequence[Record], annotations: Sequence[Record], path: Path) -> None:
+    """Refuse a file that leaves open what is to be replaced.
+
+    Raises:
+        DatasetError: If neither kind is there, a category may be meant for one, or an annotation's is not listed.
+    """
+    names = {category["id"]: str(category["name"]) for category in categories}
+    known = [name for name in names.values() if kind_of_category(name) is not None]
+    unclear = [name for name in names.values() if name not in known and re.search("face|plate", name.lower())]
+    if unclear or not known or len(names) < len(categories):
+        raise DatasetError(
+            "it is not clear which categories are faces and licence plates",
+            where=path,
+            got=unclear or [category["name"] for category in categories],
+            allowed=list(CATEGORY_NAMES),
+            do="rename them or take them out, and give each its own id: what is neither is left as it is",
+        )
+    if unknown := [annotation for annotation in annotations if annotation.get("category_id") not in names]:
+        raise DatasetError(
+            f"{len(unknown)} annotations are of categories that the file does not list",
+            where=path,
+            got=f"annotation {unknown[0].get('id')}: category_id {unknown[0].get('category_id')!r}",
+            allowed=list(names),
+            do="add the categories, or mend the annotations",
+        )
 
 
 def _check(records: Sequence[Record], annotations: Sequence[Record], path: Path) -> None:
@@ -164,9 +170,8 @@ def _check(records: Sequence[Record], annotations: Sequence[Record], path: Path)
             if (mistake := _mistake(annotation, *size_of[annotation["image_id"]]))
         ]
     if problems:
-        more = f"\n  ... and {len(problems) - coco.PROBLEMS_NAMED} more" if len(problems) > coco.PROBLEMS_NAMED else ""
         raise DatasetError(
-            "the boxes file can't be right:\n  " + "\n  ".join(problems[: coco.PROBLEMS_NAMED]) + more,
+            f"the boxes file can't be right:\n{coco.first_of(problems)}",
             where=path,
             allowed="one record an image, and boxes x, y, width, height in pixels that lie in it at least in part",
             do=MEND,

@@ -140,14 +140,21 @@ def checked(
     if not isinstance(content, dict):
         raise DatasetError(f"{what} must be a JSON object", where=location, got=type(content).__name__)
     if problems := _problems(content):
-        more = f"\n  ... and {len(problems) - PROBLEMS_NAMED} more" if len(problems) > PROBLEMS_NAMED else ""
         raise DatasetError(
-            f"{what} is not COCO of faces and licence plates:\n  " + "\n  ".join(problems[:PROBLEMS_NAMED]) + more,
+            f"{what} is not COCO of faces and licence plates:\n{first_of(problems)}",
             where=location,
             allowed="images, annotations, and the categories 1 face and 2 license_plate",
             do=do,
         )
     return CocoSet(location, content.get("info", {}), content["images"], content["annotations"])
+
+
+def first_of(problems: Sequence[str]) -> str:
+    """The first problems for an error's message, a line each, and how many more there are."""
+    more = len(problems) - PROBLEMS_NAMED
+    return "\n".join(
+        f"  {line}" for line in [*problems[:PROBLEMS_NAMED], *([f"... and {more} more"] if more > 0 else [])]
+    )
 
 
 def save(path: Path | UPath, info: Record, images: Iterable[Record], annotations: Iterable[Record]) -> None:
