@@ -23,7 +23,7 @@ class LedgerRow:
         reason: Why it was not generated, None if it was.
         verified_by: The judge that compared original and result; None where nothing is left to compare, or where the
             original's serial could not be read.
-        similarity: Cosine of original and result for faces, share of equal characters for plates; None if not compared.
+        similarity: Cosine of original and result for faces; None for plates, and where nothing was compared.
         seed: Of the accepted generation.
         serial: The *new* serial that was rendered; never the original.
         annotation_id: The given box's id.

@@ -50,7 +50,7 @@ def release(checkpoint: Path, card_file: Path, output: Path) -> Release:
 
     Raises:
         CheckpointError: If the checkpoint is damaged.
-        AnonyPipelineError: If there is no scorecard.
+        AnonyPipelineError: If there is no scorecard, or it can't be read.
     """
     manifest = manifests.read(checkpoint)
     version = manifests.sha256_of(checkpoint / manifests.NAME)

@@ -102,11 +102,11 @@ class Run:
             [annotation for annotation in self.val.annotations if annotation["category_id"] == CATEGORY_IDS[kind]]
             for kind in (Kind.FACE, Kind.PLATE)
         )
-        known = {
+        has_truth = {
             "recognizer": any(is_known(face.get("identity")) for face in faces),
             "reader": any(plate.get("serial") for plate in plates),
         }
-        return [(judge, panel) for judge, is_known in known.items() if not is_known for panel in PANELS]
+        return [(judge, panel) for judge, provable in has_truth.items() if not provable for panel in PANELS]
 
     def _look_at_methods(self, observer: Observer, blind: Sequence[Who]) -> None:
         for scenes, firsts in self._numbered("judging methods"):

@@ -172,7 +172,7 @@ class JudgeEntry(Part):
         weights: Where its weights come from.
         sha256: The weights' sha256.
         panel: ``held_out`` judges are in no loss and make the headline; ``second`` ones are further opinions, in no
-            loss either.
+            loss either; ``training`` ones were in losses, so their figures flatter.
         proof: What it reached on the originals, None if it could not be tried.
         floor: What it had to reach.
         blind: Why its figures are null, None if it can see.

@@ -1,1 +1,1 @@
-"""Pure functions on images: read, cut, mask, redact."""
+"""Images: read and write, cut and paste back, mask, redact."""

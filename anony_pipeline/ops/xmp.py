@@ -24,6 +24,7 @@ def insert(data: bytes, packet: bytes) -> bytes:
 
     Raises:
         MediaError: If the format has no place for it.
+        ValueError: If the packet is too long.
     """
     if len(packet) > MAX_BYTES:
         raise ValueError(f"a packet of {len(packet)} bytes does not fit")
