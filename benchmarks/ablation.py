@@ -46,7 +46,7 @@ from anony_pipeline.evaluation import baselines, detection, fid, plate_reading, 
 from anony_pipeline.evaluation.judges import Judges, load_judges
 from anony_pipeline.evaluation.methods import Scene, Treated
 from anony_pipeline.evaluation.observations import Asked, Observed, Observer, Subjects
-from anony_pipeline.evaluation.run import batches, scenes_of
+from anony_pipeline.evaluation.run import IMAGES_AT_ONCE, scenes_of
 from anony_pipeline.models import weights
 from anony_pipeline.runtime.device import choose_device
 from anony_pipeline.storage import atomic
@@ -367,7 +367,7 @@ def judge(checkpoint: Path, config: Config, work: Path) -> Seen:
     method = baselines.Generated(anonymizer, "ground_truth")
     observer, subjects, before, after = Observer(judges), Subjects(), Observed(), Observed()
     images, annotations = [], []
-    for scenes in batches(judged_scenes(judged_on(config, work))):
+    for scenes in loaders.batches(judged_scenes(judged_on(config, work)), IMAGES_AT_ONCE):
         first = [len(subjects)]
         for scene in scenes:
             subjects.add(scene)

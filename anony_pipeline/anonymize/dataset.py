@@ -1,7 +1,7 @@
 """A whole unified set, anonymized, with its labels: what most users came for."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -71,7 +71,8 @@ def anonymize_dataset(
         for split, unified in whole.items():
             seen = fold_of if split == "train" else {}
             mine = folds.only(unified, {image["id"] for image in unified.images if seen.get(image["id"], 0) == number})
-            for group in _groups(track(loaders.examples(mine), f"anonymizing {split}", len(mine))):
+            found = track(loaders.examples(mine), f"anonymizing {split}", len(mine))
+            for group in loaders.batches(found, IMAGES_AT_ONCE):
                 _write(anonymizer, group, output, report)
     for split, unified in whole.items():
         roots = {name: {"root": name} for name in unified.info.get("sources", {})}
@@ -112,17 +113,6 @@ def _refuse_ways_out(unified: CocoSet) -> None:
                 got=image["file_name"],
                 do="put the images below the root of their source, and name them from there",
             )
-
-
-def _groups(found: Iterable[RegionExample]) -> Iterator[list[RegionExample]]:
-    group: list[RegionExample] = []
-    for example in found:
-        group.append(example)
-        if len(group) == IMAGES_AT_ONCE:
-            yield group
-            group = []
-    if group:
-        yield group
 
 
 def _write(anonymizer: Anonymizer, group: list[RegionExample], output: Path, report: DatasetReport) -> None:

@@ -1,10 +1,11 @@
 """From the unified set to images with their regions, one after another."""
 
+import itertools
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -14,6 +15,8 @@ from anony_pipeline.datasets.coco import CocoSet, Record
 from anony_pipeline.datasets.sources import Split
 from anony_pipeline.ops import images
 from anony_pipeline.structures.regions import Region
+
+Item = TypeVar("Item")
 
 # Decoded images that wait for each worker; more would cost memory and gain nothing.
 AHEAD = 2
@@ -73,6 +76,17 @@ def examples(unified: CocoSet, *, workers: int = 0) -> Iterator[RegionExample]:
         finally:  # also when the caller stops early
             for future in waiting:
                 future.cancel()
+
+
+def batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """Yield items in lists of ``size``, the last one of what is left: images that are worked on together.
+
+    >>> list(batches("abcde", 2))
+    [['a', 'b'], ['c', 'd'], ['e']]
+    """
+    waiting = iter(items)
+    while batch := list(itertools.islice(waiting, size)):
+        yield batch
 
 
 def _example(unified: CocoSet, image: Record) -> RegionExample:

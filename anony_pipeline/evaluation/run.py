@@ -1,13 +1,14 @@
 """Two passes over the val images: all judges see the originals, then those who can see look at what methods make."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from anony_pipeline.config.schema import Config
-from anony_pipeline.datasets import loaders
+from anony_pipeline.datasets import folds, loaders
 from anony_pipeline.datasets.coco import CocoSet
 from anony_pipeline.evaluation import attacks, reidentification, widerface_protocol
 from anony_pipeline.evaluation.canaries import NONE_PLANTED, Audit, Canary
@@ -118,7 +119,8 @@ class Run:
     def _numbered(self, what: str) -> Iterator[tuple[list[Scene], list[int]]]:
         """The scenes by batches, and of each the number of its first region in `Subjects`."""
         first = 0
-        for scenes in track(batches(scenes_of(self.val)), what, _batch_count(len(self.val))):
+        batches = loaders.batches(scenes_of(self.val), IMAGES_AT_ONCE)
+        for scenes in track(batches, what, math.ceil(len(self.val) / IMAGES_AT_ONCE)):
             firsts = []
             for scene in scenes:
                 firsts.append(first)
@@ -243,7 +245,8 @@ def _faces_of(
     observer = Observer(Judges(recognizers=judges.recognizers))
     photographs: list[int] = []
     order = seeding.numpy_generator(seed, "memorization").permutation(len(split.images))[:most]
-    for scenes in batches(_faces_only(scene) for scene in scenes_of(subset(split, sorted(order)))):
+    chosen = folds.only(split, {split.images[number]["id"] for number in order})
+    for scenes in loaders.batches(map(_faces_only, scenes_of(chosen)), IMAGES_AT_ONCE):
         firsts = [0] * len(scenes)
         photographs += [scene.record["id"] for scene in scenes for _ in judged(scene)]
         observer.observe(before, scenes, [Treated(scene.image_rgb) for scene in scenes], firsts)
@@ -262,10 +265,9 @@ def audited(train: CocoSet, canaries: Sequence[Canary], methods: Mapping[str, Me
     """
     planted = {canary.annotation_id: canary.planted for canary in canaries}
     homes = {annotation["image_id"] for annotation in train.annotations if annotation["id"] in planted}
-    images = [number for number, image in enumerate(train.images) if image["id"] in homes]
     observer, heard = Observer(Judges(recognizers=judges.recognizers)), []
     before, after = Observed(), {name: Observed() for name in methods}
-    for scenes in batches(_faces_only(scene) for scene in scenes_of(subset(train, images))):
+    for scenes in loaders.batches(map(_faces_only, scenes_of(folds.only(train, homes))), IMAGES_AT_ONCE):
         firsts = [0] * len(scenes)
         # All faces are replaced, as in use; only canaries are looked at.
         shown = [_part(scene, [a["id"] in planted for a in scene.annotations]) for scene in scenes]
@@ -294,30 +296,7 @@ def _part(scene: Scene, chosen: Sequence[bool]) -> Scene:
     )
 
 
-def subset(split: CocoSet, numbers: Sequence[int]) -> CocoSet:
-    """The set with some of its images alone, by their places in it, and their annotations."""
-    chosen = [split.images[number] for number in numbers]
-    kept = {image["id"] for image in chosen}
-    return replace(split, images=chosen, annotations=[a for a in split.annotations if a["image_id"] in kept])
-
-
 def scenes_of(split: CocoSet) -> Iterator[Scene]:
     """Every image of a set with what is known of it; the next one is decoded meanwhile."""
     for example in loaders.examples(split, workers=1):
         yield Scene(example.image_rgb, example.regions, example.annotations, example.image)
-
-
-def batches(scenes: Iterable[Scene]) -> Iterator[list[Scene]]:
-    """Scenes by `IMAGES_AT_ONCE`."""
-    batch: list[Scene] = []
-    for scene in scenes:
-        batch.append(scene)
-        if len(batch) == IMAGES_AT_ONCE:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
-
-
-def _batch_count(images: int) -> int:
-    return -(-images // IMAGES_AT_ONCE)

@@ -27,7 +27,7 @@ from anony_pipeline.evaluation.figures import TRAITS, Evidence, FigureMaker, Tra
 from anony_pipeline.evaluation.judges import PANELS, Judges, found_above, load_judges
 from anony_pipeline.evaluation.methods import Method
 from anony_pipeline.evaluation.observations import NOBODY
-from anony_pipeline.evaluation.run import Picture, Run, audited, memorized, subset
+from anony_pipeline.evaluation.run import Picture, Run, audited, memorized
 from anony_pipeline.evaluation.schema import (
     ANONYMIZER,
     OVERALL,
@@ -389,4 +389,4 @@ def limited(val: CocoSet, most: int) -> CocoSet:
         return val
     # Spread over the set: the first ones would all be of one source.
     chosen = np.linspace(0, len(val.images) - 1, most).round().astype(int)
-    return subset(val, chosen.tolist())
+    return folds.only(val, {val.images[number]["id"] for number in chosen})
