@@ -556,7 +556,9 @@ class FigureMaker:
             for image in self.evidence.images
             if image["id"] in judged and widerface_protocol.name_of(image["file_name"]) in truth
         }
-        reason = self._too_few(len(names), "images that WIDERFace's lists name")
+        difficulties = {f"widerface_{key}": key for key in widerface_protocol.DIFFICULTIES}
+        if (reason := self._too_few(len(names), "images that WIDERFace's lists name")) is not None:
+            return {name: null(name, reason, n=len(names), judge=judge) for name in difficulties}
         found: dict[str, list[Any]] = {name: [] for name in names.values()}
         for image_id, category, *box_and_score in observed.detected(panel).tolist():
             name = names.get(int(image_id))
@@ -565,11 +567,10 @@ class FigureMaker:
         rows = {name: np.array(boxes, np.float64).reshape(-1, 5) for name, boxes in found.items()}
         values = widerface_protocol.average_precision(truth, rows, list(rows))
         return {
-            name: null(name, reason or "no face of this difficulty", n=len(names), judge=judge)
-            if reason is not None or np.isnan(values[key])
+            name: null(name, "no face of this difficulty", n=len(names), judge=judge)
+            if np.isnan(values[key])
             else figure(name, values[key], n=len(names), judge=judge)
-            for key in widerface_protocol.DIFFICULTIES
-            for name in (f"widerface_{key}",)
+            for name, key in difficulties.items()
         }
 
     def _pp4av(self, observed: Observed, panel: Panel, names: Sequence[str], judge: str) -> Figures:

@@ -28,7 +28,7 @@ def _data(config: Config) -> Iterator[Licence]:
             what="images",
             name=source.name,
             licence=source.licence or ("drawn by this package" if drawn else None),
-            commercial_use=source.commercial_use if source.commercial_use is not None or not drawn else True,
+            commercial_use=True if drawn and source.commercial_use is None else source.commercial_use,
             trained_with=True,
         )
 
