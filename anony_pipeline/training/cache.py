@@ -479,16 +479,27 @@ class _Writer:
         ]
 
     def _reserve(self, name: str, shape: tuple[int, ...]) -> None:
-        path = self.folder / f"{name}.npy"
-        if not path.exists():
-            part = path.with_suffix(".part")
-            # Whole before it has its name: half a header would stop the build that goes on from it.
-            np.lib.format.open_memmap(part, mode="w+", dtype=np.uint8, shape=shape).flush()
-            part.chmod(0o600)
-            part.rename(path)
+        reserve(self.folder / f"{name}.npy", shape, np.uint8)
 
     def _json(self, name: str, rows: list[dict[str, Any]]) -> None:
         atomic.write_json(self.folder / f"{name}.json", rows, mode=0o600)
+
+
+def reserve(path: Path, shape: tuple[int, ...], dtype: type) -> None:
+    """Make a private array of zeros as large as it will be, if it is not there: a build that was killed goes on in it.
+
+    Args:
+        path: A file ``*.npy`` to be memory-mapped.
+        shape: Of the array.
+        dtype: Of its values.
+    """
+    if path.exists():
+        return
+    part = path.with_suffix(".part")
+    # Whole before it has its name: half a header would stop the build that goes on from it.
+    np.lib.format.open_memmap(part, mode="w+", dtype=dtype, shape=shape).flush()
+    part.chmod(0o600)
+    part.rename(path)
 
 
 def _names(kind: Kind) -> tuple[str, ...]:

@@ -25,7 +25,7 @@ from anony_pipeline.runtime.processes import ALONE, Team
 from anony_pipeline.storage import disk, locks, manifests, private
 from anony_pipeline.structures.regions import Kind
 from anony_pipeline.targets.store import key_of
-from anony_pipeline.training import batches
+from anony_pipeline.training import batches, cache
 from anony_pipeline.training.cache import LatentSet, SampleSet, TrainingData
 
 log = logging.getLogger("anony_pipeline")
@@ -192,13 +192,8 @@ class _Writer:
 
     def _array(self, name: str, shape: tuple[int, ...], dtype: type) -> np.memmap:
         path = self.folder / f"{name}.npy"
-        if path.exists():
-            return np.lib.format.open_memmap(path, mode="r+")
-        part = path.with_suffix(".part")
-        # Whole before it has its name: half a header would stop the run that goes on from it.
-        np.lib.format.open_memmap(part, mode="w+", dtype=dtype, shape=shape).flush()
-        part.chmod(0o600)
-        return np.lib.format.open_memmap(part.rename(path), mode="r+")
+        cache.reserve(path, shape, dtype)
+        return np.lib.format.open_memmap(path, mode="r+")
 
 
 def _opened(folder: Path, kind: Kind, variants: int, seed: int, dtype: torch.dtype) -> LatentSet:
