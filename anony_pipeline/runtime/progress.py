@@ -6,13 +6,32 @@ from collections.abc import Iterable, Iterator, Sized
 from typing import TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 Item = TypeVar("Item")
 log = logging.getLogger("anony_pipeline")
 console = Console(stderr=True)
 
 LOG_EVERY_SECONDS = 10.0
+
+
+def bar_columns() -> tuple[ProgressColumn, ...]:
+    """What a bar on a terminal shows: what is done, how far it is, and for how long."""
+    return (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
 
 
 def track(items: Iterable[Item], what: str, total: int | None = None) -> Iterator[Item]:
@@ -25,14 +44,7 @@ def track(items: Iterable[Item], what: str, total: int | None = None) -> Iterato
     """
     count = total if total is not None else len(items) if isinstance(items, Sized) else None
     if console.is_terminal:
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-        )
-        with Progress(*columns, console=console, transient=True) as progress:
+        with Progress(*bar_columns(), console=console, transient=True) as progress:
             yield from progress.track(items, total=count, description=what)
         return
     begin = said = time.monotonic()

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress, TextColumn
 
-from anony_pipeline.runtime.progress import LOG_EVERY_SECONDS, console
+from anony_pipeline.runtime.progress import LOG_EVERY_SECONDS, bar_columns, console
 from anony_pipeline.storage import atomic
 
 log = logging.getLogger("anony_pipeline")
@@ -167,15 +167,7 @@ class Journal:
         if not console.is_terminal:
             yield
             return
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[figures]}"),
-        )
-        with Progress(*columns, console=console) as progress:
+        with Progress(*bar_columns(), TextColumn("{task.fields[figures]}"), console=console) as progress:
             self._bar = (progress, progress.add_task(self.stage, total=until, completed=step, figures=""))
             try:
                 yield
