@@ -190,7 +190,9 @@ def test_the_last_ones_and_the_best_are_kept(trained, tmp_path):
 def test_a_checkpoint_may_be_moved(trained, config, tmp_path):
     saved = trained.save(tmp_path / "a", "print", {})
     shutil.move(saved.path, tmp_path / "b")
-    fresh(config).load(tmp_path / "b")
+    moved = fresh(config)
+    moved.load(tmp_path / "b")
+    assert equal(moved.ema, trained.ema)
 
 
 def equal(first, second):
