@@ -1,15 +1,12 @@
 """Training data of the base models: procedural faces, plates and scenes, rendered by many processes and kept."""
 
 import json
-import multiprocessing
-import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import cv2
 import numpy as np
 import torch
 
@@ -19,7 +16,7 @@ from anony_pipeline.fitting.loop import Progress
 from anony_pipeline.ops import images
 from anony_pipeline.plates.finish import Finish
 from anony_pipeline.plates.styles import load_styles
-from anony_pipeline.runtime import seeding
+from anony_pipeline.runtime import parallel, seeding
 from anony_pipeline.runtime.progress import track
 from anony_pipeline.storage import atomic
 from anony_pipeline.structures.regions import CATEGORY_IDS, Kind
@@ -210,11 +207,9 @@ def _rendered(
     """Run jobs in as many processes as there are cores; each leaves a file, so that a broken run continues."""
     files = [folder / f"{number:05d}.npz" for number in range(len(jobs))]
     missing = [(function, job, file) for job, file in zip(jobs, files, strict=True) if not file.exists()]
-    workers = min(len(missing), _cores())
+    workers = min(len(missing), parallel.cores())
     if workers > 1:
-        # "spawn": a forked child of a process that uses CUDA or threads can hang.
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(workers, context, initializer=_single_threaded) as pool:
+        with parallel.pool_of(workers, _single_threaded) as pool:
             done = as_completed([pool.submit(_render_to, *task) for task in missing])
             for future, _ in zip(done, progress(range(len(missing)), f"rendering {folder.name}"), strict=True):
                 future.result()
@@ -236,10 +231,6 @@ def _render_to(function: Callable[[Any], dict[str, np.ndarray]], job: Any, file:
         np.savez(target, **arrays)  # type: ignore[arg-type]
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _single_threaded() -> None:
-    cv2.setNumThreads(1)
+    parallel.single_threaded()
     torch.set_num_threads(1)

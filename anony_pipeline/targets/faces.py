@@ -22,9 +22,9 @@ from anony_pipeline.models import recognizer as recognizers
 from anony_pipeline.models.detector import YuNet
 from anony_pipeline.models.recognizer import Recognizer
 from anony_pipeline.ops import crops, images, masks
-from anony_pipeline.runtime import progress, seeding
+from anony_pipeline.runtime import parallel, progress, seeding
 from anony_pipeline.structures.regions import Kind, Region
-from anony_pipeline.targets import parallel, selection
+from anony_pipeline.targets import selection
 from anony_pipeline.targets.landmarks import add_landmarks
 from anony_pipeline.targets.report import TargetReport
 from anony_pipeline.targets.selection import Chosen

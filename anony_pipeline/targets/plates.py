@@ -15,9 +15,9 @@ from anony_pipeline.errors import DatasetError
 from anony_pipeline.ops import crops, images
 from anony_pipeline.plates import fit, render, serials
 from anony_pipeline.plates.styles import NEUTRAL, PlateStyle, configured_styles
-from anony_pipeline.runtime import seeding
+from anony_pipeline.runtime import parallel, seeding
 from anony_pipeline.structures.regions import Kind, Region
-from anony_pipeline.targets import parallel, selection
+from anony_pipeline.targets import selection
 from anony_pipeline.targets.report import TargetReport
 from anony_pipeline.targets.selection import Chosen
 from anony_pipeline.targets.store import TargetRecord, TargetStore, key_of

@@ -27,10 +27,10 @@ from anony_pipeline.errors import DatasetError
 from anony_pipeline.models.generator import Encoded
 from anony_pipeline.models.recognizer import INPUT_SIZE, alignment
 from anony_pipeline.ops import crops, images, masks
+from anony_pipeline.runtime import parallel
 from anony_pipeline.storage import atomic, disk, locks, manifests, private
 from anony_pipeline.structures import boxes
 from anony_pipeline.structures.regions import CATEGORY_IDS, Kind, Points, Region
-from anony_pipeline.targets import parallel
 from anony_pipeline.targets.faces import face_size_hw
 from anony_pipeline.targets.plates import plate_size_hw
 from anony_pipeline.targets.store import TargetRecord, TargetStore, key_of

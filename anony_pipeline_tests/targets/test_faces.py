@@ -5,8 +5,9 @@ import pytest
 
 from anony_pipeline.errors import MediaError
 from anony_pipeline.ops import crops, images, masks
+from anony_pipeline.runtime import parallel
 from anony_pipeline.structures.regions import Kind, Region
-from anony_pipeline.targets import faces, parallel, selection
+from anony_pipeline.targets import faces, selection
 from anony_pipeline.targets.store import TargetStore
 from anony_pipeline_tests.training import tiny
 
@@ -100,7 +101,7 @@ def test_an_interrupted_run_makes_only_what_is_missing(tmp_path, coco):
 def test_several_processes_make_the_same_targets_as_one(tmp_path, coco, monkeypatch):
     alone = make(tiny.make_config(tmp_path / "alone"), coco)
     monkeypatch.setattr(parallel, "WORTH_IT", 1)
-    monkeypatch.setattr(parallel, "_cores", lambda: 2)
+    monkeypatch.setattr(parallel, "cores", lambda: 2)
     monkeypatch.setattr(faces, "FACES_AT_ONCE", 5)
     together = make(tiny.make_config(tmp_path / "together"), coco)
     assert together.records == alone.records

@@ -6,7 +6,8 @@ import pytest
 from anony_pipeline.ops import crops, images
 from anony_pipeline.plates import serials
 from anony_pipeline.plates.styles import load_styles
-from anony_pipeline.targets import parallel, plates
+from anony_pipeline.runtime import parallel
+from anony_pipeline.targets import plates
 from anony_pipeline.targets.store import TargetStore
 from anony_pipeline_tests.training import tiny
 
@@ -100,7 +101,7 @@ def test_a_plate_outside_its_image_is_counted_and_left_out(tmp_path, coco):
 def test_several_processes_make_the_same_targets(tmp_path, coco, monkeypatch):
     one = plates.make_plate_targets(tiny.make_config(tmp_path / "one"), coco, ["FR"])["FR"]
     monkeypatch.setattr(parallel, "WORTH_IT", 1)
-    monkeypatch.setattr(parallel, "_cores", lambda: 2)
+    monkeypatch.setattr(parallel, "cores", lambda: 2)
     two = plates.make_plate_targets(tiny.make_config(tmp_path / "two"), coco, ["FR"])["FR"]
     assert two.records == one.records
     for record in one.records:

@@ -10,8 +10,9 @@ from anony_pipeline.losses import identity
 from anony_pipeline.models.reader import INPUT_HW
 from anony_pipeline.models.recognizer import align
 from anony_pipeline.ops import crops, images, masks
+from anony_pipeline.runtime import parallel
 from anony_pipeline.structures.regions import Kind, Region
-from anony_pipeline.targets import faces, parallel, plates
+from anony_pipeline.targets import faces, plates
 from anony_pipeline.training import cache
 from anony_pipeline.training.objective import crop_plates
 from anony_pipeline_tests.training import tiny
@@ -116,7 +117,7 @@ def assert_same(one, other):
 @pytest.mark.slow
 def test_several_processes_write_the_same_cache_as_one(data, config, tiny_root, tmp_path, monkeypatch):
     monkeypatch.setattr(parallel, "WORTH_IT", 1)
-    monkeypatch.setattr(parallel, "_cores", lambda: 2)
+    monkeypatch.setattr(parallel, "cores", lambda: 2)
     monkeypatch.setattr(parallel, "AT_ONCE", 1)
     settings = config(paths__cache=str(tmp_path))
     coco = tiny.coco.load(tiny_root / "unified_train.json")

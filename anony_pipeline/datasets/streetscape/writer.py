@@ -1,9 +1,7 @@
 """The procedural street data set on disk, in the layouts of WIDERFace and PP4AV, with its ground truth beside it."""
 
 import json
-import multiprocessing
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from anony_pipeline.datasets.streetscape.casting import CrowdPlan, StreetPlan, c
 from anony_pipeline.datasets.streetscape.scenes import Scene, SceneRegion
 from anony_pipeline.datasets.streetscape.vehicles import Vehicle, sample_vehicle
 from anony_pipeline.errors import ConfigError
+from anony_pipeline.runtime import parallel
 from anony_pipeline.runtime.progress import track
 from anony_pipeline.runtime.seeding import numpy_generator
 from anony_pipeline.storage import atomic
@@ -242,9 +241,7 @@ def _drawn(tasks: Sequence[tuple[Job, Path]], workers: int) -> Iterator[dict[str
     if workers <= 1 or len(tasks) < 8:
         yield from map(_draw, tasks)
         return
-    # "spawn": a forked child of a process that has threads can hang.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
+    with parallel.pool_of(workers) as pool:
         yield from pool.map(_draw, tasks, chunksize=2)
 
 

@@ -30,7 +30,7 @@ class Workers:
             jobs: About how many there will be.
             workers: Processes; chosen by the number of jobs and cores if None.
         """
-        self.count = workers if workers is not None else (_cores() if jobs >= WORTH_IT else 1)
+        self.count = workers if workers is not None else (cores() if jobs >= WORTH_IT else 1)
         self._pool: ProcessPoolExecutor | None = None
 
     def __enter__(self) -> Self:
@@ -54,9 +54,7 @@ class Workers:
             yield from map(function, progress.track(jobs, what))
             return
         if self._pool is None:
-            # "spawn": a forked child of a process that uses CUDA or threads can hang.
-            context = multiprocessing.get_context("spawn")
-            self._pool = ProcessPoolExecutor(self.count, context, initializer=_single_threaded)
+            self._pool = pool_of(self.count)
         batches = [jobs[start : start + AT_ONCE] for start in range(0, len(jobs), AT_ONCE)]
         results = self._pool.map(_batch, itertools.repeat(function), batches)
         for result, _ in zip(itertools.chain.from_iterable(results), progress.track(jobs, what), strict=True):
@@ -73,9 +71,22 @@ def _batch(function: Callable[[Job], Result], jobs: Sequence[Job]) -> list[Resul
     return [function(job) for job in jobs]
 
 
-def _cores() -> int:
+def cores() -> int:
+    """How many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _single_threaded() -> None:
+def single_threaded() -> None:
+    """Keep OpenCV to one thread: where each core has a process, more would only wait for each other."""
     cv2.setNumThreads(1)
+
+
+def pool_of(workers: int, initializer: Callable[[], None] = single_threaded) -> ProcessPoolExecutor:
+    """So many new processes, each of one thread.
+
+    Args:
+        workers: How many.
+        initializer: What each begins with; at a module's top level.
+    """
+    # "spawn": a forked child of a process that uses CUDA or threads can hang.
+    return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=initializer)
