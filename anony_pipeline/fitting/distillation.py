@@ -208,8 +208,7 @@ class Student:
 
     def plate_step(self, batch: Batch) -> dict[str, torch.Tensor]:
         """Make what the former generator makes of the same anchors and noise."""
-        generator, anchors = self.generator, batch.anchors
-        assert anchors is not None
+        generator, anchors = self.generator, _anchors_of(batch)
         noise = self.noise("distillation/plate", self.step, batch)
         rng = numpy_generator(self.seed, "distillation/strength", self.step)
         strengths = torch.from_numpy(rng.uniform(*PLATE_STRENGTHS, len(noise))).to(self.device, non_blocking=True)
@@ -484,9 +483,8 @@ def validate(student: Student, taught: Pairs, plates: CropStore, preview: Path) 
                     drawn.images, drawn.masks, Kind.PLATE, noise=noise, anchors=drawn.anchors
                 )
             with_plates.append(filled)
-    assert drawn.anchors is not None
     rows = [faces.images.masked_fill(faces.masks > 0.5, 0), wanted[0], *made, faces.images]
-    images.write(preview, _sheet([rows, [drawn.images, drawn.anchors, with_plates[1]]]))
+    images.write(preview, _sheet([rows, [drawn.images, _anchors_of(drawn), with_plates[1]]]))
     compared: dict[str, tuple[torch.Tensor, torch.Tensor, Batch]] = {
         "face_l1_to_teacher": (made[0], wanted[0], faces),
         "face_l1_to_teacher_of_another_noise": (made[0], wanted[1], faces),
@@ -498,6 +496,12 @@ def validate(student: Student, taught: Pairs, plates: CropStore, preview: Path) 
         name: round(float(reconstruction.masked_l1(first, second, batch.masks)), 4)
         for name, (first, second, batch) in compared.items()
     }
+
+
+def _anchors_of(plates: Batch) -> torch.Tensor:
+    if plates.anchors is None:
+        raise ValueError("plates come with their anchors: got a batch of faces")
+    return plates.anchors
 
 
 def _sheet(parts: list[list[torch.Tensor]], width: int = 2048) -> np.ndarray:

@@ -140,10 +140,9 @@ def verification(embeddings: torch.Tensor, people: np.ndarray) -> dict[str, floa
         people: ``(N,)`` who is who.
 
     Returns:
-        ``rank1``: the share of pictures whose person is found first among all people, in a
-        gallery of one picture each. ``tar_at_far_1e3``: the share of
-        same-person pairs above the similarity that one in a thousand pairs of different people exceeds. Both are NaN
-        where there is nothing to compare.
+        ``rank1``: the share of pictures whose person is found first among all people, in a gallery of one picture each.
+        ``tar_at_far_1e3``: the share of same-person pairs above the similarity that one in a thousand pairs of
+        different people exceeds. Both are NaN where there is nothing to compare.
     """
     owners = torch.from_numpy(np.unique(people, return_inverse=True)[1])
     likeness = embeddings @ embeddings.T
