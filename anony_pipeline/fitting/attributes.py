@@ -99,55 +99,87 @@ def spoil(
     Returns:
         The faces, and ``(N, 5)`` what is true of each, 1 or -1 in the order of `SPOILT`.
     """
-    count, _, height, width = faces.shape
-    device = faces.device
-
-    def each(low: float, high: float) -> torch.Tensor:
-        return augmentation.uniform(count, low, high, randomness).view(-1, 1, 1, 1)
-
-    x = torch.arange(width, device=device).view(1, 1, 1, -1) + 0.5
-    y = torch.arange(height, device=device).view(1, 1, -1, 1) + 0.5
+    count, device = len(faces), faces.device
     size = (boxes[:, 1] - boxes[:, 0]).clamp(min=4)
-    wide, high = (size[:, axis].view(-1, 1, 1, 1) for axis in (0, 1))
-    middle = points.mean(dim=1)
-    away = ((x - middle[:, 0].view(-1, 1, 1, 1)) / (wide * each(0.32, 0.45))) ** 2 + (
-        (y - middle[:, 1].view(-1, 1, 1, 1)) / (high * each(0.3, 0.42))
-    ) ** 2
-    inner = ((1.15 - away) / 0.3).clamp(0, 1)
-
-    factor = torch.rand(count, generator=randomness, device=device).view(-1, 1, 1, 1) < 0.5
-    soft, softer = (
-        F.interpolate(F.avg_pool2d(faces, edge), (height, width), mode="bilinear") for edge in (width // 16, width // 8)
-    )
-    softened = torch.where(factor, soft, softer)
-
-    stripes = 12
-    order = (
-        torch.arange(stripes, device=device)
-        + augmentation.uniform(2 * count * stripes, 0, 3, randomness).view(2, count, stripes)
-    ).argsort(dim=2)
-    rows, columns = (
-        (one[:, :, None] * (edge // stripes) + torch.arange(edge // stripes, device=device)).flatten(1)
-        for one, edge in zip(order, (height, width), strict=True)
-    )
-    shuffled = faces.gather(2, rows.view(count, 1, height, 1).expand_as(faces))
-    shuffled = shuffled.gather(3, columns.view(count, 1, 1, width).expand_as(faces))
-
-    dashed = softened
-    for where in (points[:, 0], points[:, 1], (points[:, 3] + points[:, 4]) / 2):
-        right = x - where[:, 0].view(-1, 1, 1, 1) - wide * each(-0.04, 0.04)
-        down = y - where[:, 1].view(-1, 1, 1, 1) - high * each(-0.03, 0.03)
-        down = down - right * each(-0.25, 0.25)
-        dash = (1.2 - (right / (wide * each(0.07, 0.15))) ** 2 - (down / (high * each(0.012, 0.035))) ** 2).clamp(0, 1)
-        dashed = dashed - dash * each(0.4, 1) * (dashed + 1) * 0.7
+    inner = _inner_part(faces, points.mean(dim=1), size, randomness)
+    softened = _softened(faces, randomness)
+    shuffled = _shuffled(faces, randomness)
+    dashed = _dashed(softened, points, size, randomness)
     others = torch.stack([faces.roll(number, dims=0) for number in range(1, 5)]).mean(dim=0)
-    averaged = faces + (others - faces) * each(0.6, 1)
-
+    averaged = faces + (others - faces) * _each(count, 0.6, 1, randomness)
     way = torch.randint(0, 8, (count,), generator=randomness, device=device)
     true = torch.stack([way >= 4, way == 4, way == 5, way == 6, way == 7], 1)
     for number, one in enumerate((softened, shuffled, dashed, averaged), start=1):
         faces = torch.where(true[:, number].view(-1, 1, 1, 1), faces + (one - faces) * inner, faces)
     return faces, true.float() * 2 - 1
+
+
+def _each(count: int, low: float, high: float, randomness: torch.Generator) -> torch.Tensor:
+    """A number for each image, ``(count, 1, 1, 1)``."""
+    return augmentation.uniform(count, low, high, randomness).view(-1, 1, 1, 1)
+
+
+def _from(places: torch.Tensor, faces: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """How far right of ``(N, 2)`` places and below them each pixel is: ``(N, 1, 1, W)`` and ``(N, 1, H, 1)``."""
+    height, width = faces.shape[2:]
+    x = torch.arange(width, device=faces.device).view(1, 1, 1, -1) + 0.5
+    y = torch.arange(height, device=faces.device).view(1, 1, -1, 1) + 0.5
+    return x - places[:, 0].view(-1, 1, 1, 1), y - places[:, 1].view(-1, 1, 1, 1)
+
+
+def _edges(size: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Widths and heights of ``(N, 2)`` sizes, ``(N, 1, 1, 1)`` either."""
+    return size[:, 0].view(-1, 1, 1, 1), size[:, 1].view(-1, 1, 1, 1)
+
+
+def _inner_part(
+    faces: torch.Tensor, middle: torch.Tensor, size: torch.Tensor, randomness: torch.Generator
+) -> torch.Tensor:
+    """An ellipse about the landmarks' middle, ``(N, 1, H, W)`` in ``[0, 1]`` with a soft rim."""
+    (right, down), (wide, high) = _from(middle, faces), _edges(size)
+    across = right / (wide * _each(len(faces), 0.32, 0.45, randomness))
+    along = down / (high * _each(len(faces), 0.3, 0.42, randomness))
+    return ((1.15 - (across**2 + along**2)) / 0.3).clamp(0, 1)
+
+
+def _softened(faces: torch.Tensor, randomness: torch.Generator) -> torch.Tensor:
+    count, _, height, width = faces.shape
+    less = torch.rand(count, generator=randomness, device=faces.device).view(-1, 1, 1, 1) < 0.5
+    soft, softer = (
+        F.interpolate(F.avg_pool2d(faces, edge), (height, width), mode="bilinear") for edge in (width // 16, width // 8)
+    )
+    return torch.where(less, soft, softer)
+
+
+def _shuffled(faces: torch.Tensor, randomness: torch.Generator, stripes: int = 12) -> torch.Tensor:
+    count, _, height, width = faces.shape
+    order = (
+        torch.arange(stripes, device=faces.device)
+        + augmentation.uniform(2 * count * stripes, 0, 3, randomness).view(2, count, stripes)
+    ).argsort(dim=2)
+    rows, columns = (
+        (one[:, :, None] * (edge // stripes) + torch.arange(edge // stripes, device=faces.device)).flatten(1)
+        for one, edge in zip(order, (height, width), strict=True)
+    )
+    shuffled = faces.gather(2, rows.view(count, 1, height, 1).expand_as(faces))
+    return shuffled.gather(3, columns.view(count, 1, 1, width).expand_as(faces))
+
+
+def _dashed(
+    softened: torch.Tensor, points: torch.Tensor, size: torch.Tensor, randomness: torch.Generator
+) -> torch.Tensor:
+    count, (wide, high) = len(softened), _edges(size)
+    dashed = softened
+    for place in (points[:, 0], points[:, 1], (points[:, 3] + points[:, 4]) / 2):
+        right, down = _from(place, softened)
+        right = right - wide * _each(count, -0.04, 0.04, randomness)
+        down = down - high * _each(count, -0.03, 0.03, randomness)
+        down = down - right * _each(count, -0.25, 0.25, randomness)
+        across = right / (wide * _each(count, 0.07, 0.15, randomness))
+        along = down / (high * _each(count, 0.012, 0.035, randomness))
+        dash = (1.2 - across**2 - along**2).clamp(0, 1)
+        dashed = dashed - dash * _each(count, 0.4, 1, randomness) * (dashed + 1) * 0.7
+    return dashed
 
 
 class _Mixed:
