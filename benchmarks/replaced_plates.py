@@ -73,7 +73,7 @@ def street(folder: Path, scenes: int) -> Iterator[Plate]:
 
 
 def rows_of(root: Path) -> list[tuple[dict[str, str], int]]:
-    """The plates whose text is known, and to which half each belongs: neighbours of one region to the same."""
+    """The plates whose text is known, and to which half each belongs: neighbors of one region to the same."""
     with (root / "plate_texts.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     regions = {key: [row["image"] for row in rows if row["country"] == key] for key in REAL_STYLES}

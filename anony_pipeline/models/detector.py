@@ -464,7 +464,7 @@ def _starts(length: int) -> list[int]:
 
 
 def _batches(views: list[tuple]) -> list[list[tuple]]:
-    """Neighbours of one size share a batch as far as the pixels allow."""
+    """Neighbors of one size share a batch as far as the pixels allow."""
     batches: list[list[tuple]] = []
     for view in views:
         shape = view[1].shape

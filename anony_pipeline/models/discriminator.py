@@ -15,7 +15,7 @@ KIND_INDEX = {Kind.FACE: 0, Kind.PLATE: 1}
 
 
 class PatchScores(NamedTuple):
-    """One scale's judgement.
+    """One scale's judgment.
 
     Attributes:
         logits: ``(N, 1, h, w)``; higher is more real.

@@ -348,7 +348,7 @@ def resolve(name: str, weights_dir: Path, *, offline: bool, revision: str | None
 
     Raises:
         WeightsError: If they are nowhere (the message names every place that was tried), or if a revision is given for
-            something that has none: a pin that is not honoured would be worse than no pin.
+            something that has none: a pin that is not honored would be worse than no pin.
     """
     direct = Path(name).expanduser()
     if revision is not None and (name in REGISTRY or direct.exists() or (weights_dir / name).exists()):

@@ -49,7 +49,7 @@ def region_mask(regions: Sequence[Region], size_hw: tuple[int, int], growth: flo
 def crop_mask(
     regions: Sequence[Region], window: crops.Window, size_hw: tuple[int, int], growth: float | None = None
 ) -> np.ndarray:
-    """Draw the mask of *every* region in a crop, so that no neighbour's face is ever seen (see `region_mask`).
+    """Draw the mask of *every* region in a crop, so that no neighbor's face is ever seen (see `region_mask`).
 
     Args:
         regions: In pixels of the image that the window is cut from.

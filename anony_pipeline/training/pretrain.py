@@ -7,7 +7,7 @@ from anony_pipeline.training.state import TrainingState
 
 
 def step_pretrain(state: TrainingState, batch: Batch, objective: Objective) -> joint.Scalars:
-    """Fill the batch and move the generator towards the pseudo-targets: L1 and perceptual distance alone.
+    """Fill the batch and move the generator toward the pseudo-targets: L1 and perceptual distance alone.
 
     With ``targets.face_method: self`` this is self-reconstruction from the surroundings: the face itself is never seen.
 

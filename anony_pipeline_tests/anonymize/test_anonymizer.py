@@ -208,7 +208,7 @@ def test_a_detection_beyond_the_image_is_none_and_one_that_is_no_number_is_refus
         detecting((float("nan"), 10.0, 30.0, 40.0)).anonymize(NOISE)
 
 
-def test_no_neighbours_face_is_shown_to_the_generator(tmp_path):
+def test_no_neighbors_face_is_shown_to_the_generator(tmp_path):
     class Looks(street.NoiseGenerator):
         def fill(self, images, masks, kind, *, noise, anchors=None, styles=None, small=None):
             assert (images[(masks <= 0.5).expand_as(images)] < 0.99).all()

@@ -150,7 +150,7 @@ def test_a_revision_pins_a_hub_repository(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["sd2-inpainting", "own-folder"])
-def test_a_revision_that_would_not_be_honoured_is_refused(tmp_path, name):
+def test_a_revision_that_would_not_be_honored_is_refused(tmp_path, name):
     (tmp_path / "own-folder").mkdir()
     with pytest.raises(WeightsError, match="a revision pins a Hugging Face repository"):
         weights.resolve(name, tmp_path, offline=True, revision="abc123")

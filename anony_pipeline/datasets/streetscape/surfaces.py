@@ -236,7 +236,7 @@ class _Cloud:
 
 
 def _cloud_of(surfaces: Sequence[Surface], view: View) -> _Cloud:
-    """Sample what can be seen of surfaces so that neighbours lie about `SPACING_PX` apart on the fine canvas."""
+    """Sample what can be seen of surfaces so that neighbors lie about `SPACING_PX` apart on the fine canvas."""
     grids: list[_Grid] = []
     for surface, parts in zip(surfaces, _parts_in_sight(surfaces, view), strict=True):
         grids += _grids_of(surface, parts, view, grids[-1].span.stop if grids else 0)
@@ -264,7 +264,7 @@ def _cloud_of(surfaces: Sequence[Surface], view: View) -> _Cloud:
 
 
 def _runs(things: Sequence[T], of: Callable[[T], U]) -> list[tuple[U, list[T]]]:
-    """Neighbours that share one and the same object."""
+    """Neighbors that share one and the same object."""
     return [(of(own[0]), own) for own in (list(run) for _, run in groupby(things, lambda one: id(of(one))))]
 
 
@@ -346,7 +346,7 @@ def _fine_pixels(points: np.ndarray, view: View) -> np.ndarray:
 
 
 def _facing_quads(pixels: np.ndarray) -> np.ndarray:
-    """Which squares of neighbours turn their outside to the viewer, ``(R - 1, C - 1)`` bool, by their diagonals."""
+    """Which squares of neighbors turn their outside to the viewer, ``(R - 1, C - 1)`` bool, by their diagonals."""
     down_x, down_y = pixels[:, 1:, 1:] - pixels[:, :-1, :-1]
     up_x, up_y = pixels[:, :-1, 1:] - pixels[:, 1:, :-1]
     return up_x * down_y > up_y * down_x
@@ -360,7 +360,7 @@ def _facing_points(pixels: np.ndarray) -> np.ndarray:
 
 
 def lengths_of(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Fourth powers of the distances between neighbours in a grid.
+    """Fourth powers of the distances between neighbors in a grid.
 
     Args:
         points: ``(3, R, C)``.
@@ -560,7 +560,7 @@ def _splat(cloud: _Cloud, view: View) -> np.ndarray:
     corners = np.zeros((height, width), np.float32)
     corners.reshape(-1)[corner.take(order)] = np.arange(1, len(order) + 1)
     nearest = cv2.dilate(corners, np.ones((2, 2), np.uint8), anchor=(1, 1))
-    # Pixels that are empty but surrounded belong to a neighbour.
+    # Pixels that are empty but surrounded belong to a neighbor.
     square = np.ones((5, 5), np.uint8)
     filled = (nearest > 0).view(np.uint8)
     holes = cv2.morphologyEx(filled, cv2.MORPH_CLOSE, square) - filled

@@ -227,7 +227,7 @@ def _mask(wear: Wear, points: np.ndarray, marks: Marks, rng: np.random.Generator
     x, y = face[0], face[1]
     top = marks.nose_tip_y + 0.14 - 0.28 * np.abs(x)
     drawn = (y < top) & (np.abs(x) < 0.62 + 0.1 * (y + 0.6))
-    # Cloth spans the hollows: take the farthest depth of the neighbourhood.
+    # Cloth spans the hollows: take the farthest depth of the neighborhood.
     depth = face[2]
     for shift in (4, 8, 14):
         depth = np.maximum(depth, 0.5 * (np.roll(depth, shift, 0) + np.roll(depth, -shift, 0)))
