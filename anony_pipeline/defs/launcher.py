@@ -23,7 +23,8 @@ Event = dict[str, Any]
 OnEvent = Callable[[Event], None]
 Stage = Literal["pretrain", "joint"]
 
-EVENTS_VARIABLE, LAUNCHED_VARIABLE = "ANONY_EVENTS", "ANONY_LAUNCHED"
+EVENTS_VARIABLE = "ANONY_EVENTS"
+"""As `train_joint` has it, which nothing imports."""
 TRANSIENT_EXITS = frozenset({-signal.SIGKILL, -signal.SIGBUS, 137, 75})
 """What may pass on a second try: killed for memory, or by a machine that went away; 75 is `train_joint.TRY_AGAIN`."""
 KILLED_WITHIN_SECONDS = 2.0
@@ -69,6 +70,8 @@ class Launcher(dg.ConfigurableResource):
     def _in_subprocess(
         self, layers: Sequence[str], overrides: Sequence[str], stage: Stage, on_event: OnEvent
     ) -> dict[str, Any]:
+        from anony_pipeline.training.stopping import LAUNCHED_VARIABLE
+
         command = [sys.executable, *self._starter(), "-m", "anony_pipeline.train_joint", "--mode", stage]
         command += [part for layer in layers for part in ("--config", layer)]
         command += [part for override in overrides for part in ("--set", override)]
