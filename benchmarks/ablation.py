@@ -588,7 +588,8 @@ What each row changes, all figures and their intervals: `benchmarks/results/abla
 
 
 CHANGED_SINCE = """ **The package's weights have
-changed since**: these rows are of former ones (`made_with` in the JSON), and `base` and `demo` have other figures now."""
+changed since**: these rows are of former ones (`made_with` in the JSON), and `base`
+and `demo` have other figures now."""
 
 
 def page(result: dict[str, Any]) -> str:

@@ -2,7 +2,10 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+from upath import UPath
 
 from anony_pipeline.datasets.coco import CocoSet
 from anony_pipeline.errors import MediaError
