@@ -161,7 +161,6 @@ def _check(records: Sequence[Record], annotations: Sequence[Record], path: Path)
         for name, count in Counter(PurePosixPath(record["file_name"]) for record in records).items()
         if count > 1
     ]
-    problems += [f"image {record['id']}: {mistake}" for record in records if (mistake := _record_mistake(record))]
     if not problems:
         size_of = {record["id"]: [record.get(name) or math.inf for name in ("width", "height")] for record in records}
         problems = [
@@ -184,14 +183,6 @@ def _check(records: Sequence[Record], annotations: Sequence[Record], path: Path)
             allowed="x, y, width and height in pixels",
             do="multiply them by the width and height of their images",
         )
-
-
-def _record_mistake(record: Record) -> str | None:
-    for name in ("width", "height"):
-        value = record.get(name)
-        if value is not None and (type(value) not in (int, float) or not 0 < value < math.inf):
-            return f"{name} must be a number of pixels above 0: got {value!r}"
-    return None
 
 
 def _mistake(annotation: Record, width: float, height: float) -> str | None:

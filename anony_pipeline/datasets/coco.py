@@ -224,6 +224,10 @@ def _image_mistake(image: Record) -> str | None:
     for name in ("source", "plate_style"):
         if not isinstance(image.get(name), str | None):
             return f"{name} must be text: got {image[name]!r}"
+    for name in ("width", "height"):
+        edge = image.get(name)
+        if edge is not None and not (_are_numbers([edge], 1) and edge > 0):
+            return f"{name} must be a number of pixels above 0: got {edge!r}"
     return None
 
 

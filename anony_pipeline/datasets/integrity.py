@@ -24,7 +24,7 @@ def _fault(annotation: Record, image: Record) -> str | None:
     x_min, y_min, x_max, y_max = boxes.xywh_to_xyxy([annotation["bbox"]])[0].tolist()
     if x_max <= x_min or y_max <= y_min:
         return f"no area: {annotation['bbox']}"
-    if "width" not in image:
+    if image.get("width") is None or image.get("height") is None:
         return None
     over = max(-x_min, -y_min, x_max - image["width"], y_max - image["height"])
     return f"{over:.2f} px outside: {annotation['bbox']}" if over > TOLERANCE_PX else None

@@ -95,8 +95,8 @@ def test_a_region_that_can_t_be_right_is_refused_with_its_annotation_and_value(t
     [
         ([IMAGE, IMAGE | {"id": 8}], "a.png has 2 records"),
         ([IMAGE, IMAGE | {"id": 8, "file_name": "./a.png"}], "a.png has 2 records"),
-        ([IMAGE | {"width": -80}], "image 7: width must be a number of pixels above 0: got -80"),
-        ([IMAGE | {"height": "60"}], "image 7: height must be a number of pixels above 0: got '60'"),
+        ([IMAGE | {"width": -80}], r"images\[0\]: width must be a number of pixels above 0: got -80"),
+        ([IMAGE | {"height": "60"}], r"images\[0\]: height must be a number of pixels above 0: got '60'"),
         ([IMAGE | {"plate_style": ["FR"]}], r"images\[0\]: plate_style must be text"),
     ],
 )

@@ -45,8 +45,10 @@ def test_the_rounding_of_a_file_is_no_fault(unified):
     assert integrity.boxes_in_images(unified) == []
 
 
-def test_without_a_size_only_the_area_is_checked(unified):
-    del unified.images[0]["width"]
+@pytest.mark.parametrize("size", [{"height": 40}, {"width": None, "height": 40}, {"width": 60, "height": None}])
+def test_without_a_size_only_the_area_is_checked(unified, size):
+    del unified.images[0]["width"], unified.images[0]["height"]
+    unified.images[0] |= size
     unified.annotations[0]["bbox"] = [500, 5, 20, 10]
     assert integrity.boxes_in_images(unified) == []
 
