@@ -13,7 +13,7 @@ import numpy as np
 from anony_pipeline.config.schema import Profile
 from anony_pipeline.evaluation import plate_reading
 from anony_pipeline.evaluation.coverage import HALF
-from anony_pipeline.evaluation.figures import Evidence
+from anony_pipeline.evaluation.evidence import Evidence
 from anony_pipeline.evaluation.judges import PANELS
 from anony_pipeline.evaluation.schema import Requirement
 from anony_pipeline.structures.regions import Kind

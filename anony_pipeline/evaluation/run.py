@@ -12,7 +12,8 @@ from anony_pipeline.datasets import folds, loaders
 from anony_pipeline.datasets.coco import CocoSet
 from anony_pipeline.evaluation import attacks, reidentification, widerface_protocol
 from anony_pipeline.evaluation.canaries import NONE_PLANTED, Audit, Canary
-from anony_pipeline.evaluation.figures import Evidence, FigureMaker, Trained
+from anony_pipeline.evaluation.evidence import Evidence, Trained
+from anony_pipeline.evaluation.figures import FigureMaker
 from anony_pipeline.evaluation.judges import PANELS, Judges
 from anony_pipeline.evaluation.methods import Method, Scene, Treated
 from anony_pipeline.evaluation.observations import (

@@ -23,7 +23,8 @@ from anony_pipeline.datasets.coco import CocoSet
 from anony_pipeline.errors import AnonyPipelineError, DatasetError
 from anony_pipeline.evaluation import attacks, baselines, canaries, comparison, inspection, licences, report
 from anony_pipeline.evaluation.canaries import Audit
-from anony_pipeline.evaluation.figures import TRAITS, Evidence, FigureMaker, Trained
+from anony_pipeline.evaluation.evidence import Evidence, Trained
+from anony_pipeline.evaluation.figures import TRAITS, FigureMaker
 from anony_pipeline.evaluation.judges import PANELS, Judges, found_above, load_judges
 from anony_pipeline.evaluation.methods import Method
 from anony_pipeline.evaluation.observations import NOBODY
