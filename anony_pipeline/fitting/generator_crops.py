@@ -5,10 +5,7 @@ with every plate that is replaced: what the generator learns is what that leaves
 """
 
 import json
-import multiprocessing
-import os
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +16,7 @@ from anony_pipeline.datasets.streetscape import people
 from anony_pipeline.ops import crops
 from anony_pipeline.plates import render, serials
 from anony_pipeline.plates.styles import PlateStyle, load_styles
+from anony_pipeline.runtime import parallel
 from anony_pipeline.runtime.progress import track
 from anony_pipeline.runtime.seeding import numpy_generator
 from anony_pipeline.storage import atomic
@@ -176,14 +174,12 @@ def _mapped(chunks: list[Chunk]) -> Iterator[tuple[np.ndarray, ...]]:
     if len(chunks) < WORTH_PROCESSES:
         yield from map(_render_chunk, chunks)
         return
-    # A forked copy of a process that runs threads, as torch does, can hang.
-    with ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("spawn")) as pool:
+    with parallel.pool_of(parallel.cores()) as pool:
         yield from pool.map(_render_chunk, chunks)
 
 
 def _render_chunk(chunk: Chunk) -> tuple[np.ndarray, ...]:
     kind, seed, start, end = chunk
-    cv2.setNumThreads(1)
     rows: Iterable[tuple[np.ndarray, ...]]
     rows = [
         face_crop(seed, i, scale=_scale_of(seed, i)) if kind is Kind.FACE else plate_crop(seed, i)
