@@ -175,14 +175,7 @@ def _check(records: Sequence[Record], annotations: Sequence[Record], path: Path)
             allowed="one record an image, and boxes x, y, width, height in pixels that lie in it at least in part",
             do=MEND,
         )
-    if annotations and all(0 <= value <= 1 for annotation in annotations for value in annotation["bbox"]):
-        raise DatasetError(
-            "the boxes are in shares of the image's size, not in pixels",
-            where=path,
-            got=f"annotation {annotations[0]['id']}: bbox {annotations[0]['bbox']}; all are within 0 to 1",
-            allowed="x, y, width and height in pixels",
-            do="multiply them by the width and height of their images",
-        )
+    coco.refuse_shares(annotations, path)
 
 
 def _mistake(annotation: Record, width: float, height: float) -> str | None:

@@ -157,6 +157,22 @@ def first_of(problems: Sequence[str]) -> str:
     )
 
 
+def refuse_shares(annotations: Sequence[Record], where: object) -> None:
+    """Refuse boxes of which all could be shares of their image's size, as other formats have them.
+
+    Raises:
+        DatasetError: If there are boxes, and all their numbers are within 0 to 1.
+    """
+    if annotations and all(0 <= value <= 1 for annotation in annotations for value in annotation["bbox"]):
+        raise DatasetError(
+            "the boxes are in shares of the image's size, not in pixels",
+            where=where,
+            got=f"annotation {annotations[0]['id']}: bbox {annotations[0]['bbox']}; all are within 0 to 1",
+            allowed="x, y, width and height in pixels",
+            do="multiply them by the width and height of their images",
+        )
+
+
 def save(path: Path | UPath, info: Record, images: Iterable[Record], annotations: Iterable[Record]) -> None:
     """Write a unified file: one record a line, keys sorted, so that equal sets give equal bytes.
 

@@ -51,7 +51,7 @@ def return_from(checkpoint: Place, instance: dg.DagsterInstance, config: Config)
     kept = _named(latest, RETURN_TO, config) or _named(latest, "checkpoint", config)
     if kept is None or kept.name == checkpoint.name:
         return None
-    is_set_aside = checkpoint.name.count("-") > 0
+    is_set_aside = "-" in checkpoint.name
     return kept if is_set_aside or checkpoint.name < kept.name else None
 
 

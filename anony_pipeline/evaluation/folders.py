@@ -170,14 +170,7 @@ def read_boxes(path: Path, originals: Path) -> CocoSet:
             got=f"{len(found)} images without boxes",
             do="give the file that says where faces and licence plates are in the originals",
         )
-    if all(0 <= value <= 1 for annotation in found.annotations for value in annotation["bbox"]):
-        raise DatasetError(
-            "the boxes are in shares of the image's size, not in pixels",
-            where=path,
-            got=f"annotation {found.annotations[0]['id']}: bbox {found.annotations[0]['bbox']}; all are within 0 to 1",
-            allowed="x, y, width and height in pixels",
-            do="multiply them by the width and height of their images",
-        )
+    coco.refuse_shares(found.annotations, path)
     return found
 
 
