@@ -72,7 +72,7 @@ class Amounts:
     teacher_batch: int = 256
     teacher_channels: tuple[int, ...] = teacher.CHANNELS
     taught_faces: int = 38_400
-    distillation_steps: int = 8_000
+    distillation_steps: int = 10_000
     distillation_batch: int = 128
     batch: int = 256
     detector_batch: int = 24
@@ -86,7 +86,9 @@ class Amounts:
 
         With a tenth of the steps, too, a reader reads nothing and a teacher draws noise: what must be learned before
         anything shows takes steps, however little there is to learn from. With two fifths of the teacher's width, and
-        of its and the detector's batches, neither kept its floors at a tenth: down to there both keep all.
+        of its and the detector's batches, neither kept its floors at a tenth: down to there both keep all. So does what
+        the teacher makes, which is no data: of a tenth of it, in 3,162 steps, the generator learned 3,840 faces by
+        heart (0.107 off them, 0.143 off others of the same teacher).
         """
 
         def times(value: int, least: int) -> int:
@@ -114,7 +116,7 @@ class Amounts:
             teacher_steps=taken(self.teacher_steps),
             teacher_batch=max(4, round(self.teacher_batch * wide)),
             teacher_channels=tuple(max(32, round(channels * wide / 32) * 32) for channels in self.teacher_channels),
-            taught_faces=times(self.taught_faces, 8),
+            taught_faces=max(8, round(self.taught_faces * wide)),
             distillation_steps=taken(self.distillation_steps, 4),
             distillation_batch=max(4, round(self.distillation_batch * wide)),
             batch=max(16, round(self.batch * small)),

@@ -50,9 +50,9 @@ WHO, KEPT = 0.5, 0.3
 """Of following in who it is, and of staying near a first step's face in a further one."""
 POOLED = 4
 MATCH, PASS = 2.0, 1.0
-BEGIN, WHOLE = 0.1, 0.3
+BEGIN, WHOLE = 0.2, 0.5
 """Shares of the training before which nothing is matched or passed, and from which on all is: a density of what is
-made, and a critic of it, must be learned first."""
+made, and a critic of it, must be learned first, and whose noise is whose is hardly learned any more afterwards."""
 MATCHED_TIMES, CRITIC_TIMES = (0.02, 0.98), (0.02, 0.7)
 CRITIC_LEARNING_RATE = 2e-4
 FURTHER_SHARE = 0.15

@@ -103,8 +103,13 @@ def test_scale_one_is_what_the_amounts_say():
 def test_a_hundredth_of_the_data_takes_a_tenth_of_the_steps():
     whole = base_models.Amounts()
     small = whole.scaled(0.01)
-    data = ("people", "plates", "scenes", "generator_faces", "generator_plates", "taught_faces")
+    data = ("people", "plates", "scenes", "generator_faces", "generator_plates")
     assert [getattr(small, name) * 100 for name in data] == [getattr(whole, name) for name in data]
     steps = [name for name in vars(whole) if name.endswith("_steps")]
     assert len(steps) == 8
     assert [getattr(small, name) * 10 for name in steps] == [getattr(whole, name) for name in steps]
+
+
+def test_a_tenth_of_the_data_is_taught_all_faces():
+    whole = base_models.Amounts()
+    assert whole.scaled(0.1).taught_faces == whole.taught_faces > whole.scaled(0.05).taught_faces
