@@ -48,12 +48,18 @@ GROUPS: dict[str, tuple[tuple[str, str, bool | None], ...]] = {
         ("stuttgart", "DE", None),
         ("zurich", "CH", None),
     ),
+    # Of several colors: whoever has seen white plates alone finds no yellow one. That of the demo stays unseen.
     "base": (
+        ("beijing", "CN", None),
         ("brazil", "BR", None),
         ("california", "US_CA", None),
+        ("new_york", "US_NY", None),
         ("romania", "RO", None),
+        ("singapore", "SG", None),
         ("strasbourg", "FR", None),
         ("stuttgart", "DE", None),
+        ("sydney", "AU_NSW", None),
+        ("tokyo", "JP", None),
     ),
 }
 # People's seeds by family: nobody of the demo is ever seen by a base model. Judges are fitted on seeds far below.

@@ -7,6 +7,7 @@ import pytest
 from anony_pipeline.config.schema import Source, Splits, Streetscape
 from anony_pipeline.datasets import pp4av, splits, widerface
 from anony_pipeline.datasets.streetscape import writer
+from anony_pipeline.plates.styles import load_styles
 
 SMALL = Streetscape(seed=3, people=8, scenes=8)
 
@@ -131,3 +132,12 @@ def test_the_families_share_nobody():
         for seed in (0, 49_999)
     }
     assert not people["base"] & people["demo"]
+
+
+def test_base_streets_have_plates_of_many_colors_and_the_demo_has_styles_of_its_own():
+    styles = {family: {style for _, style, _ in writer.GROUPS[family]} for family in ("base", "demo")}
+    assert styles["demo"] - styles["base"] == {"NL", "CH"}
+    backgrounds = {load_styles()[style].colors.background for style in styles["base"]}
+    red, green, blue = np.array([[int(color[at : at + 2], 16) for at in (1, 3, 5)] for color in backgrounds]).T
+    is_yellow, is_blue, is_dark = (green > blue + 60) & (red > 200), blue > red + 60, red + green + blue < 150
+    assert all(chosen.any() for chosen in (is_yellow, is_blue, is_dark))
