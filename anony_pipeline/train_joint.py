@@ -16,14 +16,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from anony_pipeline.errors import AnonyPipelineError, may_pass_again, of_disk
-
-EVENTS_VARIABLE = "ANONY_EVENTS"
-"""Names a file that gets each event as a JSON line: how a process that started this one follows it."""
-
-FAILED, TRY_AGAIN, STOPPED = 2, 75, 130
-"""Exit codes: what the user can mend, as of `anony`; `EX_TEMPFAIL` of sysexits.h, where the same command may succeed
-later; and ended by a signal."""
-
+from anony_pipeline.training.launched import EVENTS_VARIABLE, FAILED, STOPPED, TRY_AGAIN
 
 MAX_STEPS = "Instead of training.max_steps; with --mode pretrain, of training.pretrain_steps."
 

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from anony_pipeline import cli, train_joint
 from anony_pipeline.errors import DatasetError
-from anony_pipeline.training import loop
+from anony_pipeline.training import launched, loop
 from anony_pipeline_tests.training import tiny
 
 
@@ -17,7 +17,7 @@ from anony_pipeline_tests.training import tiny
 def run(tmp_path, monkeypatch):
     """The command line with `loop.train` replaced; returns the result and what it was called with."""
     monkeypatch.setattr(signal, "signal", lambda *_: None)
-    monkeypatch.setenv(train_joint.EVENTS_VARIABLE, str(tmp_path / "events.jsonl"))
+    monkeypatch.setenv(launched.EVENTS_VARIABLE, str(tmp_path / "events.jsonl"))
     config = tmp_path / "tiny.yaml"
     config.write_text(train_joint_yaml(tmp_path))
     app = typer.Typer()
@@ -67,21 +67,21 @@ def test_who_started_it_learns_the_checkpoint_from_the_last_event(run, tmp_path)
 
 def test_a_users_error_is_printed_without_a_traceback(run):
     result, _ = run(error=DatasetError("there is nothing to train on", do="add images"))
-    assert result.exit_code == train_joint.FAILED == cli.EXIT_USER_ERROR
+    assert result.exit_code == launched.FAILED == cli.EXIT_USER_ERROR
     assert "there is nothing to train on" in result.output
     assert "Traceback" not in result.output
 
 
 def test_a_full_disk_is_said_without_a_traceback(run):
     result, _ = run(error=OSError(errno.ENOSPC, "No space left on device"))
-    assert result.exit_code == train_joint.FAILED
+    assert result.exit_code == launched.FAILED
     assert "free some space" in result.output
     assert "Traceback" not in result.output
 
 
 def test_a_stopped_run_says_how_to_go_on(run):
     result, _ = run(finished=False)
-    assert result.exit_code == train_joint.STOPPED
+    assert result.exit_code == launched.STOPPED
     assert "the same command goes on" in result.stdout
 
 

@@ -18,15 +18,14 @@ from pydantic import Field
 
 from anony_pipeline.config import loading
 from anony_pipeline.defs import retries
+from anony_pipeline.training.launched import EVENTS_VARIABLE, LAUNCHED_VARIABLE, TRY_AGAIN
 
 Event = dict[str, Any]
 OnEvent = Callable[[Event], None]
 Stage = Literal["pretrain", "joint"]
 
-EVENTS_VARIABLE = "ANONY_EVENTS"
-"""As `train_joint` has it, which nothing imports."""
-TRANSIENT_EXITS = frozenset({-signal.SIGKILL, -signal.SIGBUS, 137, 75})
-"""What may pass on a second try: killed for memory, or by a machine that went away; 75 is `train_joint.TRY_AGAIN`."""
+TRANSIENT_EXITS = frozenset({-signal.SIGKILL, -signal.SIGBUS, 137, TRY_AGAIN})
+"""What may pass on a second try: killed for memory or by a machine that went away, or what the trainer says so of."""
 KILLED_WITHIN_SECONDS = 2.0
 """So long a process may take to vanish after SIGKILL; one that waits for a disk may take longer."""
 
@@ -70,8 +69,6 @@ class Launcher(dg.ConfigurableResource):
     def _in_subprocess(
         self, layers: Sequence[str], overrides: Sequence[str], stage: Stage, on_event: OnEvent
     ) -> dict[str, Any]:
-        from anony_pipeline.training.stopping import LAUNCHED_VARIABLE
-
         command = [sys.executable, *self._starter(), "-m", "anony_pipeline.train_joint", "--mode", stage]
         command += [part for layer in layers for part in ("--config", layer)]
         command += [part for override in overrides for part in ("--set", override)]

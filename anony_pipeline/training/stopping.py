@@ -8,8 +8,7 @@ from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any, Self
 
-LAUNCHED_VARIABLE = "ANONY_LAUNCHED"
-"""Set by a launcher: standard input is a pipe that ends with the launcher, and the value is the grace in seconds."""
+from anony_pipeline.training.launched import LAUNCHED_VARIABLE
 
 STOPS = (signal.SIGINT, signal.SIGTERM)
 

@@ -12,10 +12,11 @@ from types import SimpleNamespace
 import dagster as dg
 import pytest
 
-from anony_pipeline import project, train_joint
+from anony_pipeline import project
 from anony_pipeline.config import loading
 from anony_pipeline.defs import launcher, retries
 from anony_pipeline.storage import manifests
+from anony_pipeline.training.launched import EVENTS_VARIABLE, LAUNCHED_VARIABLE, TRY_AGAIN
 from anony_pipeline_tests.training import tiny
 
 TRAINER = """
@@ -50,7 +51,7 @@ def run(folder, on_event, *, steps, code=0, grace=5.0):
     events = folder / "events.jsonl"
     events.touch()
     command = [sys.executable, "-c", TRAINER, str(folder), str(steps), str(code)]
-    return launcher._run(command, {**os.environ, "ANONY_EVENTS": str(events)}, events, on_event, grace)
+    return launcher._run(command, {**os.environ, EVENTS_VARIABLE: str(events)}, events, on_event, grace)
 
 
 def test_events_arrive_in_order_and_the_last_one_is_returned(tmp_path):
@@ -67,7 +68,7 @@ def test_what_would_fail_again_is_not_tried_again(tmp_path, code):
     assert not caught.value.allow_retries
 
 
-@pytest.mark.parametrize("code", [137, train_joint.TRY_AGAIN])
+@pytest.mark.parametrize("code", [137, TRY_AGAIN])
 def test_what_can_pass_on_a_second_try_is_tried_again(tmp_path, code):
     with pytest.raises(dg.RetryRequested) as caught:
         run(tmp_path, lambda _: None, steps=1, code=code)
@@ -124,7 +125,7 @@ def test_half_a_line_is_read_when_it_is_whole(tmp_path):
         assert list(launcher._whole_lines(lines)) == [{"b": 2}]
 
 
-@pytest.mark.parametrize(("said", "raised"), [(train_joint.TRY_AGAIN, dg.RetryRequested), (1, dg.Failure)])
+@pytest.mark.parametrize(("said", "raised"), [(TRY_AGAIN, dg.RetryRequested), (1, dg.Failure)])
 def test_the_trainers_own_code_counts_where_a_launcher_between_has_another(tmp_path, said, raised):
     code = f"""
 import json, os, sys
@@ -135,7 +136,7 @@ sys.exit(1)
     events.touch()
     with pytest.raises(raised):
         launcher._run(
-            [sys.executable, "-c", code], {**os.environ, "ANONY_EVENTS": str(events)}, events, lambda _: None, 5.0
+            [sys.executable, "-c", code], {**os.environ, EVENTS_VARIABLE: str(events)}, events, lambda _: None, 5.0
         )
 
 
@@ -173,7 +174,7 @@ def test_a_stop_reaches_each_of_several_processes_once_and_leaves_none(tmp_path)
         raise dg.DagsterExecutionInterruptedError
 
     with pytest.raises(dg.DagsterExecutionInterruptedError):
-        launcher._run(command, {**os.environ, "ANONY_EVENTS": str(events)}, events, interrupt, 20.0)
+        launcher._run(command, {**os.environ, EVENTS_VARIABLE: str(events)}, events, interrupt, 20.0)
     members = [(tmp_path / f"pid {rank}").read_text().split() for rank in range(2)]
     assert [size for _, size in members] == ["2", "2"]
     # A second signal would break off what the first one asked to save.
@@ -216,7 +217,7 @@ def train_in_two_processes(root, outputs, on_event, *overrides):
         command += ["--set", override]
     events = outputs.with_suffix(".jsonl")
     events.touch()
-    environment = {**os.environ, "ANONY_EVENTS": str(events), "ANONY_LAUNCHED": "30", "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, EVENTS_VARIABLE: str(events), LAUNCHED_VARIABLE: "30", "OMP_NUM_THREADS": "1"}
     return launcher._run(command, environment, events, on_event, 30.0)
 
 

@@ -9,6 +9,7 @@ import time
 import pytest
 
 from anony_pipeline.training import stopping
+from anony_pipeline.training.launched import LAUNCHED_VARIABLE
 
 CHILD = """
 import os, signal, sys, time
@@ -60,7 +61,7 @@ def launched(tmp_path, what, grace):
     """A process started as a launcher starts a trainer."""
     process = subprocess.Popen(
         [sys.executable, "-c", CHILD, str(tmp_path / "saved"), what],
-        env=os.environ | {stopping.LAUNCHED_VARIABLE: str(grace)},
+        env=os.environ | {LAUNCHED_VARIABLE: str(grace)},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         start_new_session=True,
