@@ -8,7 +8,7 @@ from pathlib import Path
 from anony_pipeline.config import loading
 from anony_pipeline.config.schema import Gates
 from anony_pipeline.evaluation import scorecard
-from anony_pipeline.evaluation.schema import Scorecard
+from anony_pipeline.evaluation.schema import Scorecard, rules
 from anony_pipeline.storage import atomic, manifests
 
 CONFIG = "config.yaml"
@@ -99,7 +99,7 @@ def reasons_against(card: Scorecard, checkpoint_sha256: str) -> tuple[str, ...]:
     if not card.overall_of_this_run:
         reasons.append("the overall figures are not of the scorecard's own run: evaluate all styles")
     held = {gate.name for gate in card.gates}
-    unknown = [name for name, _, _ in scorecard.rules(Gates()) if name not in held]
+    unknown = [name for name, _, _ in rules(Gates()) if name not in held]
     if unknown:
         reasons.append(f"the scorecard does not know the gates {', '.join(unknown)}: evaluate the checkpoint again")
     failed = [gate for gate in card.gates if not gate.passed]

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from upath import UPath
 
-from anony_pipeline.config.schema import Profile
+from anony_pipeline.config.schema import Gates, Profile
 from anony_pipeline.errors import AnonyPipelineError
 
 FORMAT: Literal["anony_pipeline.scorecard/2"] = "anony_pipeline.scorecard/2"
@@ -217,6 +217,18 @@ class Gate(Part):
     bound: float
     rule: str
     reason: str | None = None
+
+
+def rules(gates: Gates) -> tuple[tuple[str, str, float], ...]:
+    """Metric, rule and bound of each gate; those on training faces are last."""
+    return (
+        ("reid_excess", "upper bound at most", gates.max_reid_excess),
+        ("plate_leak_rate", "upper bound at most", gates.max_plate_leak_rate),
+        ("map_retention", "at least", gates.min_map_retention),
+        ("coverage", "at least", gates.min_coverage),
+        ("kid_of_inpaint", "at most", gates.max_kid_of_inpaint),
+        ("memorization_gap", "upper bound at most", gates.max_memorization_gap),
+    )
 
 
 class Licence(Part):

@@ -43,6 +43,7 @@ from anony_pipeline.evaluation.schema import (
     Subject,
     load,
     null,
+    rules,
 )
 from anony_pipeline.models import lora
 from anony_pipeline.models.generator import Generator
@@ -198,18 +199,6 @@ def gates_of(row: Row | None, gates: Gates, kind: Literal["checkpoint", "folder"
     """
     asked = rules(gates) if kind == "checkpoint" else rules(gates)[:-1]  # nobody knows what a folder was trained on
     return tuple(_gate(row, name, rule, bound) for name, rule, bound in asked)
-
-
-def rules(gates: Gates) -> tuple[tuple[str, str, float], ...]:
-    """Metric, rule and bound of each gate; those on training faces are last."""
-    return (
-        ("reid_excess", "upper bound at most", gates.max_reid_excess),
-        ("plate_leak_rate", "upper bound at most", gates.max_plate_leak_rate),
-        ("map_retention", "at least", gates.min_map_retention),
-        ("coverage", "at least", gates.min_coverage),
-        ("kid_of_inpaint", "at most", gates.max_kid_of_inpaint),
-        ("memorization_gap", "upper bound at most", gates.max_memorization_gap),
-    )
 
 
 def _gate(row: Row | None, name: str, rule: str, bound: float) -> Gate:

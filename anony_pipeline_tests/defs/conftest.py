@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from anony_pipeline.config import loading
+from anony_pipeline.config.schema import Gates
 from anony_pipeline.datasets import coco
 from anony_pipeline.definitions import defs
 from anony_pipeline.defs import checkpoints
@@ -22,13 +23,13 @@ from anony_pipeline.evaluation.schema import (
     Subject,
     figure,
     null,
+    rules,
 )
 from anony_pipeline.models.judges import JudgeCard
 from anony_pipeline.ops import images
 from anony_pipeline.storage import atomic, manifests
 from anony_pipeline.targets.report import TargetReport
 
-GATES = ("reid_excess", "plate_leak_rate", "map_retention", "coverage", "kid_of_inpaint", "memorization_gap")
 FORMAT = "anony_pipeline.checkpoint/1"
 
 
@@ -174,7 +175,7 @@ class House:
                     rule="at least",
                     reason=None if self.passing else "the judge is blind",
                 )
-                for name in GATES
+                for name, _, _ in rules(Gates())
             ),
             treated={},
             styles_of_this_run=None if styles is None else tuple(styles),

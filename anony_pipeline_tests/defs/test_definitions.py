@@ -173,6 +173,8 @@ def test_data_integrity_stops_a_run_and_the_gates_do_not():
         "kid_of_inpaint",
         "memorization_gap",
     }
+    asked = graph.get_check_spec(dg.AssetCheckKey(dg.AssetKey("scorecard"), "coverage")).description
+    assert asked == "share of regions covered by half or more; at least the bound in `evaluation.gates`"
 
 
 def test_the_sensor_and_the_schedule_start_the_evaluation():

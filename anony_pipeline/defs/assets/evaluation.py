@@ -5,12 +5,13 @@ from collections.abc import Iterator, Sequence
 
 import dagster as dg
 
-from anony_pipeline.config.schema import Config
+from anony_pipeline.config.schema import Config, Gates
 from anony_pipeline.defs import checkpoints, metadata, retries, unchanged
 from anony_pipeline.defs.automation import DAILY
 from anony_pipeline.defs.partitions import PER_STYLE, STYLE_KEYS, styles_of
 from anony_pipeline.defs.resources import Experiment
 from anony_pipeline.errors import CheckpointError
+from anony_pipeline.evaluation.schema import METRICS, rules
 from anony_pipeline.storage import atomic
 from anony_pipeline.storage.locations import location
 
@@ -109,14 +110,9 @@ def _card_is_of(config: Config, checkpoint: checkpoints.Place, *, overall: bool)
 
 
 GATES = {
-    "reid_excess": "rank-1 over that of `other_face`, upper bound of the interval",
-    "plate_leak_rate": "original serials that can still be read, upper bound of the interval",
-    "map_retention": "mAP of the held-out detector over that on the originals",
-    "coverage": "regions covered by half or more, on detected boxes",
-    "kid_of_inpaint": "KID over that of OpenCV's inpainting",
-    "memorization_gap": "similarity on training faces minus that on val faces, upper bound of the interval",
+    metric: f"{METRICS[metric].meaning}; {rule} the bound in `evaluation.gates`" for metric, rule, _ in rules(Gates())
 }
-"""Check name -> what it asks. The bounds are the configuration's `evaluation.gates`."""
+"""Check name -> what it asks. Bounds are a configuration's, and there is none yet when the code location loads."""
 
 
 @dg.asset(
