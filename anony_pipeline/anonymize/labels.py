@@ -1,24 +1,22 @@
 """COCO boxes in and out, for images that are anonymized file by file."""
 
-import json
 import math
-import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from anony_pipeline.datasets import coco
+from anony_pipeline.datasets import coco, given_boxes
 from anony_pipeline.datasets.coco import Record
+from anony_pipeline.datasets.given_boxes import GivenBoxes
 from anony_pipeline.errors import DatasetError, MediaError
 from anony_pipeline.ops import images
 from anony_pipeline.structures import boxes
-from anony_pipeline.structures.regions import CATEGORY_IDS, CATEGORY_NAMES, Kind, Region, kind_of_category
+from anony_pipeline.structures.regions import CATEGORY_IDS, Kind, Region
 
 WHO_IT_WAS = ("identity", "serial")
 """What labels may say about the originals, and those of anonymized images must not."""
-MEND = "mend the file: a region whose box is wrong would be left as it is"
 CATEGORIES = [{"id": number, "name": kind.value} for kind, number in CATEGORY_IDS.items()]
 
 
@@ -40,42 +38,21 @@ class Labels:
 
     @classmethod
     def read(cls, path: Path, sources: Mapping[str, Path]) -> "Labels":
-        """Read a COCO file with faces and licence plates; categories that are neither by name are left out of account.
+        """Read a COCO file with faces and license plates (see `given_boxes.read`).
 
         Args:
             path: The file.
             sources: The images to anonymize by their relative names, for which records are looked for.
 
         Raises:
-            DatasetError: If the file is missing or no COCO file, if it has neither category, if it is not clear
-                whether one of its categories is meant, or if a box can't be right: regions would be left as they are.
+            DatasetError: See `given_boxes.read`; also if a box lies beyond its image, whose region would be left.
         """
-        try:
-            document = json.loads(path.read_text(encoding="utf-8-sig"))
-            names = {category["id"]: str(category["name"]) for category in document["categories"]}
-            kinds = {number: kind for number, name in names.items() if (kind := kind_of_category(name)) is not None}
-            given = list(document["annotations"])
-            content = {
-                "images": document["images"],
-                "annotations": [_renumbered(annotation, kinds) for annotation in given],
-                "categories": coco.CATEGORIES,
-            }
-        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-            raise DatasetError(
-                "the boxes can't be read",
-                where=path,
-                got=repr(error)[:200],
-                allowed="a COCO file with images, annotations and the categories face and license_plate",
-                do="check the file",
-            ) from error
-        _check_categories(document["categories"], given, path)
-        found = coco.checked(content, path, "the boxes file", MEND)
-        ours = [new for new, old in zip(found.annotations, given, strict=True) if old["category_id"] in kinds]
-        _check(found.images, ours, path)
+        given = given_boxes.read(path)
+        _refuse_boxes_beyond(given, path)
         grouped: dict[int, list[Record]] = {}
-        for annotation in ours:
+        for annotation in given.annotations:
             grouped.setdefault(annotation["image_id"], []).append(annotation)
-        return cls(path, document, _matched(found.images, sources), grouped)
+        return cls(path, given.document, _matched(given.images, sources), grouped)
 
     def regions(self, name: str, size_hw: tuple[int, int]) -> list[Region]:
         """The regions of one image.
@@ -111,71 +88,20 @@ class Labels:
         return {**self.document, "images": records, "annotations": annotations}
 
 
-def _renumbered(annotation: Record, kinds: Mapping[Any, Kind]) -> Record:
-    """An annotation in the unified set's numbers; one of another category keeps its place, and no more is asked of it.
-
-    Errors name an annotation by its place in the list.
-    """
-    kind = kinds.get(annotation.get("category_id"))
-    if kind is not None:
-        return {**annotation, "category_id": CATEGORY_IDS[kind]}
-    same = {name: annotation.get(name) for name in ("id", "image_id")}
-    return {**same, "category_id": CATEGORY_IDS[Kind.FACE], "bbox": [0, 0, 1, 1]}
-
-
-def _check_categories(categories: Sequence[Record], annotations: Sequence[Record], path: Path) -> None:
-    """Refuse a file that leaves open what is to be replaced.
-
-    Raises:
-        DatasetError: If neither kind is there, a category may be meant for one, or an annotation's is not listed.
-    """
-    names = {category["id"]: str(category["name"]) for category in categories}
-    known = [name for name in names.values() if kind_of_category(name) is not None]
-    unclear = [name for name in names.values() if name not in known and re.search("face|plate", name.lower())]
-    if unclear or not known or len(names) < len(categories):
-        raise DatasetError(
-            "it is not clear which categories are faces and licence plates",
-            where=path,
-            got=unclear or [category["name"] for category in categories],
-            allowed=list(CATEGORY_NAMES),
-            do="rename them or take them out, and give each its own id: what is neither is left as it is",
-        )
-    if unknown := [annotation for annotation in annotations if annotation.get("category_id") not in names]:
-        raise DatasetError(
-            f"{len(unknown)} annotations are of categories that the file does not list",
-            where=path,
-            got=f"annotation {unknown[0].get('id')}: category_id {unknown[0].get('category_id')!r}",
-            allowed=list(names),
-            do="add the categories, or mend the annotations",
-        )
-
-
-def _check(records: Sequence[Record], annotations: Sequence[Record], path: Path) -> None:
-    """Refuse what is COCO and can't be right.
-
-    Raises:
-        DatasetError: If an image has two records, or if boxes aren't in pixels or lie beyond their images.
-    """
+def _refuse_boxes_beyond(given: GivenBoxes, path: Path) -> None:
+    size_of = {record["id"]: [record.get(name) or math.inf for name in ("width", "height")] for record in given.images}
     problems = [
-        f"images: {name} has {count} records"
-        for name, count in Counter(PurePosixPath(record["file_name"]) for record in records).items()
-        if count > 1
+        f"annotation {annotation['id']}: {mistake}"
+        for annotation in given.annotations
+        if (mistake := _mistake(annotation, *size_of[annotation["image_id"]]))
     ]
-    if not problems:
-        size_of = {record["id"]: [record.get(name) or math.inf for name in ("width", "height")] for record in records}
-        problems = [
-            f"annotation {annotation['id']}: {mistake}"
-            for annotation in annotations
-            if (mistake := _mistake(annotation, *size_of[annotation["image_id"]]))
-        ]
     if problems:
         raise DatasetError(
             f"the boxes file can't be right:\n{coco.first_of(problems)}",
             where=path,
-            allowed="one record an image, and boxes x, y, width, height in pixels that lie in it at least in part",
-            do=MEND,
+            allowed="boxes x, y, width, height in pixels that lie in their images at least in part",
+            do=given_boxes.MEND,
         )
-    coco.refuse_shares(annotations, path)
 
 
 def _mistake(annotation: Record, width: float, height: float) -> str | None:

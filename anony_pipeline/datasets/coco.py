@@ -240,6 +240,9 @@ def _image_mistake(image: Record) -> str | None:
     for name in ("source", "plate_style"):
         if not isinstance(image.get(name), str | None):
             return f"{name} must be text: got {image[name]!r}"
+    unlabeled = image.get("not_exhaustive_category_ids") or []
+    if not isinstance(unlabeled, list) or not all(type(number) is int for number in unlabeled):
+        return f"not_exhaustive_category_ids must be a list of whole numbers: got {unlabeled!r}"
     for name in ("width", "height"):
         edge = image.get(name)
         if edge is not None and not (_are_numbers([edge], 1) and edge > 0):

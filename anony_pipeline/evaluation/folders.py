@@ -1,20 +1,17 @@
 """Judge anybody's anonymizer: a folder of originals, one of anonymized images, and a COCO file with the regions."""
 
 import hashlib
-import json
 import shlex
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import Any
 
 import numpy as np
-from upath import UPath
 
 from anony_pipeline.config import loading
 from anony_pipeline.config.schema import Config
-from anony_pipeline.datasets import coco, image_headers
+from anony_pipeline.datasets import given_boxes, image_headers
 from anony_pipeline.datasets.coco import CocoSet, Record
 from anony_pipeline.errors import DatasetError
 from anony_pipeline.evaluation import baselines, coverage, scorecard
@@ -26,7 +23,7 @@ from anony_pipeline.ops import images
 from anony_pipeline.runtime import device as devices
 from anony_pipeline.storage import locations
 from anony_pipeline.structures import boxes
-from anony_pipeline.structures.regions import CATEGORY_IDS, CATEGORY_NAMES, Kind, kind_of_category
+from anony_pipeline.structures.regions import CATEGORY_IDS, Kind
 
 NAMED = 5
 UNNAMED_SOURCE = "originals"
@@ -60,7 +57,7 @@ def evaluate(
         originals: The images that ``boxes_file`` names, below this folder.
         anonymized: The same names, below this folder; another suffix is fine.
         boxes_file: COCO with faces and licence plates; ``identity`` and ``serial`` of its annotations make
-            re-identification and leaked plates measurable. A category that it does not list counts as unlabelled.
+            re-identification and leaked plates measurable. A category that it does not list counts as unlabeled.
         output: Where the two files go.
         command: What makes the scorecard again; the command line's own if None.
 
@@ -127,50 +124,27 @@ class Given:
 
 
 def read_boxes(path: Path, originals: Path) -> CocoSet:
-    """Read anybody's COCO file of faces and licence plates as a unified set whose images lie in one folder.
+    """Read anybody's COCO file of faces and license plates as a unified set whose images lie in one folder.
 
     Args:
-        path: COCO; the categories count by their names, in whatever numbers.
+        path: See `given_boxes.read`.
         originals: Where the images lie.
 
     Raises:
-        DatasetError: If it is no such file, or has no region.
+        DatasetError: See `given_boxes.read`; also if an image would lie outside the folder, or if there is no region.
     """
-    location = locations.location(path)
-    try:
-        content = json.loads(location.read_bytes())
-        numbers = {category["id"]: _kind_of(category["name"], location) for category in content["categories"]}
-        annotations = [_renumbered(annotation, numbers) for annotation in content["annotations"]]
-        unlabelled = [number for kind, number in CATEGORY_IDS.items() if kind not in numbers.values()]
-        records = [_record(image, unlabelled) for image in content["images"]]
-        roots = {record["source"]: {"root": str(originals.resolve())} for record in records}
-    except FileNotFoundError as error:
-        raise DatasetError("there is no such file of boxes", where=path, do="give --boxes a COCO file") from error
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise DatasetError(
-            "the file of boxes is not COCO",
-            where=path,
-            got=f"{type(error).__name__}: {error}",
-            allowed="images, annotations and categories named face and license_plate",
-            do="write the regions as COCO",
-        ) from error
-    document = {
-        "info": {"sources": roots},
-        "images": records,
-        "annotations": annotations,
-        "categories": coco.CATEGORIES,
-    }
-    found = coco.checked(document, location, "the file of boxes", "mend the file")
+    given = given_boxes.read(path)
+    records = [_record(image, given.kinds) for image in given.images]
+    roots = {record["source"]: {"root": str(originals.resolve())} for record in records}
+    found = CocoSet(locations.location(path), {"sources": roots}, records, given.annotations)
     _none_outside(found, path)
-    _none_twice(found, path)
     if not found.annotations:
         raise DatasetError(
-            "the file of boxes has no region, so there is nothing to judge",
+            "the boxes file has no region, so there is nothing to judge",
             where=path,
             got=f"{len(found)} images without boxes",
-            do="give the file that says where faces and licence plates are in the originals",
+            do="give the file that says where faces and license plates are in the originals",
         )
-    coco.refuse_shares(found.annotations, path)
     return found
 
 
@@ -188,38 +162,11 @@ def _none_outside(found: CocoSet, where: Path) -> None:
         )
 
 
-def _none_twice(found: CocoSet, where: Path) -> None:
-    """Of an image with two records each would be judged without the other's boxes."""
-    counted = Counter(PurePath(image["file_name"]).as_posix() for image in found.images)
-    twice = [f"{name}: {count} records" for name, count in counted.items() if count > 1]
-    if twice:
-        raise DatasetError(
-            f"{len(twice)} of {len(counted)} images have more than one record",
-            where=where,
-            got=_few(twice),
-            allowed="one record an image, with all of its boxes",
-            do="join them",
-        )
-
-
-def _kind_of(name: str, where: UPath | Path) -> Kind:
-    kind = kind_of_category(name)
-    if kind is None:
-        raise DatasetError(
-            "a category is neither face nor licence plate", where=where, got=name, allowed=list(CATEGORY_NAMES)
-        )
-    return kind
-
-
-def _renumbered(annotation: Record, kinds: dict[Any, Kind]) -> Record:
-    kind = kinds.get(annotation["category_id"])
-    return {**annotation, "category_id": None if kind is None else CATEGORY_IDS[kind]}
-
-
-def _record(image: Record, unlabelled: Sequence[int]) -> Record:
-    known = image.get("not_exhaustive_category_ids") or ()
+def _record(image: Record, kinds: dict[int, Kind]) -> Record:
+    partly = {kinds.get(number) for number in image.get("not_exhaustive_category_ids") or ()}
+    unlabeled = [number for kind, number in CATEGORY_IDS.items() if kind in partly or kind not in kinds.values()]
     source = image.get("source") or UNNAMED_SOURCE
-    return {**image, "source": source, "not_exhaustive_category_ids": sorted({*known, *unlabelled})}
+    return {**image, "source": source, "not_exhaustive_category_ids": unlabeled}
 
 
 def pair(found: CocoSet, originals: Path, anonymized: Path) -> dict[str, Path]:
@@ -284,7 +231,7 @@ def _in_place(found: CocoSet, originals: Path, where: Path) -> None:
             resized.append(f"{image['file_name']}: {width} x {height} and {said[0]} x {said[1]} px")
     if resized:
         raise DatasetError(
-            f"{len(resized)} of {len(found)} originals have another size than the file of boxes says",
+            f"{len(resized)} of {len(found)} originals have another size than the boxes file says",
             where=where,
             got=_few(resized),
             do="give the boxes of the images as they are, upright by their EXIF orientation",
@@ -312,7 +259,7 @@ def _none_missing(missing: Sequence[str], total: int, folder: Path, what: str) -
             f"{len(missing)} of {total} images of the boxes lack {what}",
             where=folder,
             got=_few(missing),
-            do="name the folders so that folder/file_name is the image, or take these images out of the file of boxes",
+            do="name the folders so that folder/file_name is the image, or take these images out of the boxes file",
         )
 
 

@@ -107,6 +107,11 @@ def test_an_image_s_record_that_can_t_be_right_is_refused(tmp_path, images, mess
     assert str(path) in str(error.value)
 
 
+def test_a_category_that_is_left_as_it_is_is_named(tmp_path, caplog):
+    Labels.read(written(tmp_path), {"a.png": Path("a.png")})
+    assert "neither faces nor license plates, so left out of account: car" in caplog.text
+
+
 def test_two_categories_of_one_number_are_refused(tmp_path):
     path = written(tmp_path, categories=[*CATEGORIES, {"id": 5, "name": "car"}])
     with pytest.raises(DatasetError, match="not clear which categories"):

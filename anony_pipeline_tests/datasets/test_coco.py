@@ -82,6 +82,7 @@ def test_a_remote_root_gives_remote_files(tmp_path):
         (content(images=[{"id": 1}]), r"images\[0\]: file_name"),
         (content(images=[{**IMAGE, "source": ["a"]}]), r"images\[0\]: source must be text: got \['a'\]"),
         (content(images=[{**IMAGE, "plate_style": 49}]), r"images\[0\]: plate_style must be text: got 49"),
+        (content(images=[{**IMAGE, "not_exhaustive_category_ids": 2}]), "must be a list of whole numbers: got 2"),
         (content(images=[{**IMAGE, "width": "80"}]), r"images\[0\]: width must be a number of .* got '80'"),
         (content(images=[{**IMAGE, "height": 0}]), r"images\[0\]: height must be a number of pixels above 0: got 0"),
         (content(annotations=[{**FACE, "score": None}]), r"annotations\[0\]: score must be a number: got None"),

@@ -99,6 +99,26 @@ def test_a_category_that_is_not_listed_counts_as_unlabelled(copy):
     assert all(image["not_exhaustive_category_ids"] == [2] for image in found.images)
 
 
+def test_other_categories_are_left_out_of_account_as_they_are_when_anonymizing(copy, caplog):
+    root, content = copy
+    person = {"id": 900, "image_id": content["images"][0]["id"], "category_id": 12}
+    categories = [*content["categories"], {"id": 12, "name": "person"}]
+    others = {**content, "annotations": [person, *content["annotations"]], "categories": categories}
+    (root / "boxes.json").write_text(json.dumps(others))
+    found = folders.read_boxes(root / "boxes.json", root / "originals")
+    assert [a["id"] for a in found.annotations] == [a["id"] for a in content["annotations"]]
+    assert "left out of account: person" in caplog.text
+
+
+def test_what_an_image_leaves_unlabeled_is_said_in_the_files_own_numbers(copy):
+    root, content = copy
+    first, *rest = content["images"]
+    images_ = [first | {"not_exhaustive_category_ids": [4]}, *rest]
+    (root / "boxes.json").write_text(json.dumps({**content, "images": images_}))
+    found = folders.read_boxes(root / "boxes.json", root / "originals")
+    assert [image["not_exhaustive_category_ids"] for image in found.images[:2]] == [[2], []]
+
+
 def test_a_single_image_gives_nulls_that_say_why(copy, monkeypatch):
     root, content = copy
     one = {**content, "images": content["images"][:1], "annotations": content["annotations"][:3]}
@@ -142,12 +162,12 @@ def spoil_boxes(root, content):
 
 def spoil_category(root, content):
     (root / "boxes.json").write_text(json.dumps({**content, "categories": [{"id": 7, "name": "dog"}]}))
-    return "neither face nor licence plate"
+    return "not clear which categories are faces and license plates"
 
 
 def spoil_unknown_number(root, content):
     (root / "boxes.json").write_text(json.dumps({**content, "categories": [{"id": 7, "name": "face"}]}))
-    return "category_id must be 1 or 2"
+    return "24 annotations are of categories that the file does not list"
 
 
 def spoil_format(root, content):
@@ -157,13 +177,13 @@ def spoil_format(root, content):
 
 def spoil_file(root, content):
     (root / "boxes.json").unlink()
-    return "no such file of boxes"
+    return "no such boxes file"
 
 
 def spoil_number(root, content):
     annotations = [{**content["annotations"][0], "bbox": [1, 2, -3, 4]}, *content["annotations"][1:]]
     (root / "boxes.json").write_text(json.dumps({**content, "annotations": annotations}))
-    return "the file of boxes is not COCO of faces and licence plates"
+    return "the boxes file is not COCO of faces and licence plates"
 
 
 def spoil_score(root, content):
@@ -187,7 +207,7 @@ def spoil_place(root, content):
 def spoil_scale(root, content):
     images_ = [{**image, "width": 400, "height": 240} for image in content["images"]]
     (root / "boxes.json").write_text(json.dumps({**content, "images": images_}))
-    return "24 of 24 originals have another size than the file of boxes says"
+    return "24 of 24 originals have another size than the boxes file says"
 
 
 def spoil_name(root, content):
