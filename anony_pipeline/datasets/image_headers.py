@@ -1,8 +1,8 @@
 """The size of an image, and whether its file is whole, without decoding a pixel.
 
 A header costs a small part of a decoding (`benchmarks/read_images.py`), so that every file of a data set can be
-looked at each time. What is found: a file that is missing, empty, no image, several, or cut off before its format's end
-(JPEG, PNG, WebP, BMP). What is not: damage in the middle of a file, which only decoding shows.
+looked at each time. What is found: a file that is missing, empty, no image, several, of 32 bits, or cut off before its
+format's end (JPEG, PNG, WebP, BMP). What is not: damage in the middle of a file, which only decoding shows.
 """
 
 import io
@@ -21,6 +21,7 @@ from anony_pipeline.storage import locations
 # The orientations that swap width and height (Exif 2.32, tag 0x0112).
 TURNED = frozenset({5, 6, 7, 8})
 TAIL_BYTES = 4096
+MOST_BITS = 16
 UNREADABLE = (
     Image.DecompressionBombError,
     SyntaxError,
@@ -43,7 +44,7 @@ def upright_size(path: Path | UPath, cache: Path | None = None) -> tuple[int, in
         cache: The folder where a copy of a file that is not local is kept; None reads it without keeping it.
 
     Raises:
-        MediaError: If the file is missing, empty, truncated, no image, or several.
+        MediaError: If the file is missing, empty, truncated, no image, or several, or of more bits than decoding takes.
     """
     try:
         if locations.is_local(path) or cache is not None:
@@ -74,7 +75,7 @@ def _upright_size(file: BinaryIO, where: object) -> tuple[int, int]:
     try:
         with Image.open(file) as image:
             (width, height), name = _stored_size(image), image.format or ""
-            turned = _orientation(image) in TURNED
+            turned, bits = _orientation(image) in TURNED, _bits_a_value(image)
             # Telephones keep further views in a JPEG behind the first, which is what every decoder shows.
             pictures = 1 if name in ("JPEG", "MPO") else getattr(image, "n_frames", 1)
             is_whole = _is_whole(name, file, tail, length)
@@ -88,6 +89,14 @@ def _upright_size(file: BinaryIO, where: object) -> tuple[int, int]:
             where=where,
             got=f"{length} bytes without the end of a {name}",
             do="copy it again",
+        )
+    if bits > MOST_BITS:
+        raise MediaError(
+            "the image has more bits a value than decoding takes",
+            where=where,
+            got=f"{bits} bits",
+            allowed=f"{MOST_BITS} at most",
+            do="convert it to 8 or 16 bits",
         )
     if pictures > 1:
         raise MediaError(
@@ -106,6 +115,13 @@ def _stored_size(image: Image.Image) -> tuple[int, int]:
         # `size` is turned upright by newer versions of Pillow, for this format alone.
         return int(image.tag_v2[ExifTags.Base.ImageWidth]), int(image.tag_v2[ExifTags.Base.ImageLength])
     return image.size
+
+
+def _bits_a_value(image: Image.Image) -> int:
+    """Only TIFFs have more than 16."""
+    if not isinstance(image, TiffImagePlugin.TiffImageFile):
+        return MOST_BITS
+    return max(image.tag_v2.get(ExifTags.Base.BitsPerSample, (1,)))
 
 
 def _orientation(image: Image.Image) -> int | None:

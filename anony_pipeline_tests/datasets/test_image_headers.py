@@ -56,6 +56,19 @@ def test_a_file_of_several_pictures_is_refused_as_reading_it_is(tmp_path, suffix
             read(path)
 
 
+@pytest.mark.parametrize(("mode", "fits"), [("F", False), ("I", False), ("I;16", True), ("L", True), ("1", True)])
+def test_a_tiff_is_refused_by_its_bits_if_reading_would_refuse_it(tmp_path, mode, fits):
+    path = tmp_path / "a.tif"
+    Image.new(mode, (41, 27)).save(path)
+    if fits:
+        assert image_headers.upright_size(path) == images.read(path).shape[1::-1]
+        return
+    with pytest.raises(MediaError, match="32 bits"):
+        image_headers.upright_size(path)
+    with pytest.raises(MediaError):
+        images.read(path)
+
+
 def test_the_end_of_a_thumbnail_is_not_that_of_its_picture(tmp_path):
     path, whole = tmp_path / "a.jpg", layouts.picture(400, 400)
     thumbnail = b"Exif\0\0" + layouts.picture(8, 6)
