@@ -16,6 +16,7 @@ from anony_pipeline import project
 from anony_pipeline.config import loading
 from anony_pipeline.config.schema import Config
 from anony_pipeline.defs.resources import Experiment
+from anony_pipeline.storage import named_weights
 
 VERSION_TAG = "dagster/data_version"
 MADE_OF, SKIPPED = "made_of", "skipped"
@@ -52,9 +53,10 @@ def code_version(layer: str) -> str:
 
 
 def made_of(instance: dg.DagsterInstance, config: Config, layer: str, deps: Iterable[str]) -> str:
-    """The hash of code, configuration and the versions of an asset's inputs."""
+    """The hash of code, configuration, what is in the files of weights that it names, and an asset's inputs."""
     inputs = (f"{dep}={_version(instance, dg.AssetKey(dep))}" for dep in sorted(deps))
-    return _digest([code_version(layer), loading.dump(config), *inputs])
+    named = (f"{key}={version}" for key, version in named_weights.versions(config).items())
+    return _digest([code_version(layer), loading.dump(config), *named, *inputs])
 
 
 def standing(

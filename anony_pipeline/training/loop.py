@@ -22,7 +22,7 @@ from anony_pipeline.plates.styles import configured_styles
 from anony_pipeline.runtime import processes, sharding
 from anony_pipeline.runtime.device import choose_device, choose_dtype, ran_out_of_memory
 from anony_pipeline.runtime.processes import Team
-from anony_pipeline.storage import locations, locks
+from anony_pipeline.storage import locations, locks, named_weights
 from anony_pipeline.structures.regions import Kind
 from anony_pipeline.targets.faces import make_face_targets
 from anony_pipeline.targets.plates import make_plate_targets
@@ -180,6 +180,7 @@ def fingerprint(config: Config, stage: str, begins_with: str) -> str:
     """The hash of what a stage's result depends on; lengths, paths, intervals and evaluation are not part of it.
 
     What a step costs is not either (rounding apart): who lowers it because memory ran out goes on where it did.
+    Critics count by what is in their files.
 
     Args:
         config: The configuration.
@@ -197,14 +198,14 @@ def fingerprint(config: Config, stage: str, begins_with: str) -> str:
     common |= {key: value for key, value in everything.items() if key.startswith("plate_text_")}
     parts: dict[str, object] = {**common, "training": training, "generator": model["generator"]}
     parts["finetune"], parts["rate"] = model["finetune"], everything["lr"]["generator"]
-    losses = everything["loss"]
+    losses, named = everything["loss"], named_weights.versions(config)
     if stage == "joint":
         parts |= {key: everything[key] for key in ("model", "loss", "lr", "alternating")}
-        parts["judges"] = [config.judges.recognizer, config.judges.reader]
+        parts["judges"] = [named["judges.recognizer"], named["judges.reader"]]
     else:
         parts["loss"] = [losses[key] for key in ("l1_weight", "face_l1_scale", "perceptual_weight")]
-        if config.model.lpips is not None:
-            parts["lpips"] = model["lpips"]
+    if config.model.lpips is not None:
+        parts["lpips"] = [model["lpips"], *(value for key, value in named.items() if key.startswith("model.lpips."))]
     return loading.fingerprint(*(f"{key}={parts[key]}" for key in sorted(parts)), begins_with)
 
 

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from anony_pipeline import project
+from anony_pipeline.config import loading
 from anony_pipeline.definitions import defs
 from anony_pipeline.defs import checkpoints, unchanged
 
@@ -127,6 +128,16 @@ def test_all_styles_after_one_alone_are_judged(house, instance):
     house.run("evaluate", instance, tags={"dagster/partition": "FR"})
     house.run("evaluate", instance)
     assert [styles for _, _, styles in house.asked] == [["FR"], None]
+
+
+def test_a_judge_that_is_replaced_under_its_name_judges_anew(instance, tmp_path):
+    file = tmp_path / "yunet.onnx"
+    file.write_bytes(b"one")
+    config = loading.load([project.find("configs/demo.yaml")], [f"judges.second_detector={file}"])
+    before = unchanged.made_of(instance, config, "evaluation", ["held_out_judges"])
+    assert unchanged.made_of(instance, config, "evaluation", ["held_out_judges"]) == before
+    file.write_bytes(b"another")
+    assert unchanged.made_of(instance, config, "evaluation", ["held_out_judges"]) != before
 
 
 def test_the_layers_are_those_of_the_imports():

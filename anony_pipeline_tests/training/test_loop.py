@@ -188,6 +188,26 @@ def test_a_run_is_resumed_only_with_settings_that_give_the_same(config, stage, c
     assert (prints[0] == prints[1]) is same
 
 
+@pytest.mark.parametrize(
+    ("stage", "key", "same"),
+    [
+        ("joint", "judges__recognizer", False),
+        ("pretrain", "judges__recognizer", True),
+        ("joint", "judges__second_detector", True),
+        ("joint", "lpips", False),
+        ("pretrain", "lpips", False),
+    ],
+)
+def test_a_critic_that_is_replaced_under_its_name_makes_another_run(config, tmp_path, stage, key, same):
+    file = tmp_path / "critic.onnx"
+    changes = {"model__lpips": {"backbone": str(file)}} if key == "lpips" else {key: str(file)}
+    prints = []
+    for content in (b"one", b"another"):
+        file.write_bytes(content)
+        prints.append(loop.fingerprint(config(**changes), stage, "data"))
+    assert (prints[0] == prints[1]) is same
+
+
 def test_another_beginning_is_another_run(config):
     assert loop.fingerprint(config(), "joint", "a") != loop.fingerprint(config(), "joint", "b")
 
