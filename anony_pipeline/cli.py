@@ -21,7 +21,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Replace faces and licence plates in street images by generated ones; measure what leaked and what was lost.",
+    help="Replace faces and license plates in street images by generated ones; measure what leaked and what was lost.",
 )
 # A log or a notebook has no width; eighty columns would cut the scorecard's figures.
 out = Console(width=None if sys.stdout.isatty() else 150)

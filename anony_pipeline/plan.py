@@ -151,7 +151,7 @@ def _weight(role: str, name: str, config: Config, revision: str | None = None) -
             role, weights.SHIPPED.joinpath("manifest.json").is_file(), "shipped with the package", "`make base-models`"
         )
     entry = weights.REGISTRY.get(name)
-    terms = f" ({entry.licence}{'' if entry.commercial_use else '; NOT for commercial use'})" if entry else ""
+    terms = f" ({entry.license}{'' if entry.commercial_use else '; NOT for commercial use'})" if entry else ""
     try:
         found = weights.resolve(name, Path(config.paths.weights), offline=True, revision=revision)
     except AnonyPipelineError as error:

@@ -37,7 +37,7 @@ MARGIN = 0.06
 
 
 def real_plates(root: Path) -> list[tuple[np.ndarray, str, str, float]]:
-    """Crop, text, country and height in px of each labelled plate."""
+    """Crop, text, country and height in px of each labeled plate."""
     found = []
     with (root / "plate_texts.csv").open(newline="") as file:
         for row in csv.DictReader(file):

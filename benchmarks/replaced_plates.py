@@ -94,8 +94,8 @@ def photographs(root: Path) -> Iterator[Plate]:
         yield Plate(image, Region(Kind.PLATE, box), serial, styles[number % len(styles)], half)
 
 
-def labelled(root: Path, names: list[str]) -> Scenes:
-    """Photographs with the boxes of their plates; faces are not labelled in them."""
+def labeled(root: Path, names: list[str]) -> Scenes:
+    """Photographs with the boxes of their plates; faces are not labeled in them."""
     scenes = Scenes([], [], [], [(CATEGORY_IDS[Kind.FACE],)] * len(names))
     for name in names:
         image = images.read(root / "images" / name)
@@ -115,7 +115,7 @@ def fitted_on_boxes(root: Path, judged_half: int) -> DetectorJudge:
     with tempfile.TemporaryDirectory() as folder:
         plan = Plan(FIT_STEPS, judged_half, torch.device("cpu"), Path(folder) / "state", learning_rate=8e-4)
         start = load_shipped_detector().requires_grad_(True)
-        return LoadedDetector(fit_detector("detector", labelled(root, names), plan, batch=8, crop_px=320, start=start))
+        return LoadedDetector(fit_detector("detector", labeled(root, names), plan, batch=8, crop_px=320, start=start))
 
 
 def seen(

@@ -72,8 +72,8 @@ def train_streets(config: Config) -> Iterable[Scene]:
     return scenes_of(loaders.open_split(config, "train"))
 
 
-def labelled(streets: Iterable[Scene], pictures: Iterable[np.ndarray]) -> Scenes:
-    """Images with the labels of the streets that they show. Crowds are not labelled."""
+def labeled(streets: Iterable[Scene], pictures: Iterable[np.ndarray]) -> Scenes:
+    """Images with the labels of the streets that they show. Crowds are not labeled."""
     found = Scenes([], [], [], [])
     for street, picture in zip(streets, pictures, strict=True):
         kept = [r for r, a in zip(street.regions, street.annotations, strict=True) if not a.get("iscrowd")]
@@ -85,7 +85,7 @@ def labelled(streets: Iterable[Scene], pictures: Iterable[np.ndarray]) -> Scenes
 
 
 def method_of(name: str, checkpoint: Path, device: str) -> Method | None:
-    """A method by its name, on the labelled boxes; None leaves images as they are."""
+    """A method by its name, on the labeled boxes; None leaves images as they are."""
     if name == "originals":
         return None
     if name not in ("anonymizer", "unverified"):
@@ -116,7 +116,7 @@ def treat(name: str, checkpoint: Path, config: Config, device: str, folder: Path
 def fitted(name: str, seed: int, device: torch.device, config: Config, places: Places) -> dict[str, float]:
     """Train one detector and test it."""
     pictures = (images.read(path) for path in sorted(places.treated(name).glob("*.png")))
-    train = labelled(train_streets(config), pictures)
+    train = labeled(train_streets(config), pictures)
     with tempfile.TemporaryDirectory() as folder:
         plan = Plan(SETTINGS["steps"], seed, device, Path(folder) / "state", SETTINGS["learning_rate"])
         start = load_shipped_detector(device=str(device)).requires_grad_().train()
@@ -134,7 +134,7 @@ def tested(detector: Detector, config: Config, places: Places) -> dict[str, floa
 def original_streets(config: Config, places: Places) -> Scenes:
     """What all detectors are tested on."""
     streets = list(ablation.judged_scenes(ablation.judged_on(config, places.shared)))
-    return labelled(streets, [street.image_rgb for street in streets])
+    return labeled(streets, [street.image_rgb for street in streets])
 
 
 # --- comparing --------------------------------------------------------------------------------------------------------

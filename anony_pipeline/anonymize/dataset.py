@@ -33,7 +33,7 @@ class DatasetReport:
         output: The folder: a folder for each source, and one COCO file for each split.
         images: Images written.
         regions: Counts by kind and method, ``face generated``.
-        found: Regions found beyond the labelled ones, of kinds that a source does not label exhaustively.
+        found: Regions found beyond the labeled ones, of kinds that a source does not label exhaustively.
     """
 
     output: Path
@@ -45,7 +45,7 @@ class DatasetReport:
 def anonymize_dataset(
     config: Config, checkpoint: Path | Sequence[Path], output: Path, device: str = "auto"
 ) -> DatasetReport:
-    """Anonymize every image of both splits: what is labelled, and what is found of kinds that a source leaves out.
+    """Anonymize every image of both splits: what is labeled, and what is found of kinds that a source leaves out.
 
     Args:
         config: Names the unified set, and says where weights lie.

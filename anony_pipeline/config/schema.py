@@ -50,7 +50,7 @@ class Source(Section):
     layout: Literal["widerface", "pp4av"] = Field(description="how images and annotations are laid out on disk")
     root: str = Field(description="the data set's folder")
     exhaustive: tuple[KindName, ...] = Field(
-        description="kinds of which every instance is labelled; of the others, unlabelled ones never count as negatives"
+        description="kinds of which every instance is labeled; of the others, unlabeled ones never count as negatives"
     )
     sequences: bool | None = Field(
         None,

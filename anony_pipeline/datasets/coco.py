@@ -1,4 +1,4 @@
-"""The unified set: COCO files of faces and licence plates that `pycocotools` loads unchanged.
+"""The unified set: COCO files of faces and license plates that `pycocotools` loads unchanged.
 
 Beyond COCO, an image says its ``source``, ``group``, ``plate_style`` and LVIS's ``not_exhaustive_category_ids`` (Gupta
 et al., "LVIS", CVPR 2019): kinds that may be there without a label, and therefore never count as negatives.
@@ -141,7 +141,7 @@ def checked(
         raise DatasetError(f"{what} must be a JSON object", where=location, got=type(content).__name__)
     if problems := _problems(content):
         raise DatasetError(
-            f"{what} is not COCO of faces and licence plates:\n{first_of(problems)}",
+            f"{what} is not COCO of faces and license plates:\n{first_of(problems)}",
             where=location,
             allowed="images, annotations, and the categories 1 face and 2 license_plate",
             do=do,

@@ -56,7 +56,7 @@ def join(source: Source, truth: Record, image: Record, annotations: list[Record]
         annotations: The image's annotation records; get ``identity, serial, quad, landmarks`` and ``person``.
 
     Returns:
-        A note for each annotation of a labelled thing that the sidecar doesn't know.
+        A note for each annotation of a labeled thing that the sidecar doesn't know.
     """
     if "time" in truth:
         image["time"] = truth["time"]

@@ -23,7 +23,7 @@ AHEAD = 2
 
 
 class RegionExample(NamedTuple):
-    """One image with all that is labelled in it.
+    """One image with all that is labeled in it.
 
     Attributes:
         image: Its record in the unified file.

@@ -51,7 +51,7 @@ def balance_by_style(coco: CocoSet) -> dict[str, Balance]:
     return dict(sorted(counted.items()))
 
 
-def labelled(coco: CocoSet, count: int, width_px: int = 320) -> list[np.ndarray]:
+def labeled(coco: CocoSet, count: int, width_px: int = 320) -> list[np.ndarray]:
     """Images with their boxes drawn, spread evenly over a split: faces orange, plates blue.
 
     Args:
@@ -63,10 +63,10 @@ def labelled(coco: CocoSet, count: int, width_px: int = 320) -> list[np.ndarray]
         ``(H, W, 3)`` uint8 RGB each. They hold original pixels: only those of procedural data may be shown.
     """
     chosen = [coco.images[i] for i in np.linspace(0, len(coco) - 1, min(count, len(coco))).astype(int)]
-    return [_labelled(coco, image, width_px) for image in chosen]
+    return [_labeled(coco, image, width_px) for image in chosen]
 
 
-def _labelled(coco: CocoSet, image: Record, width_px: int) -> np.ndarray:
+def _labeled(coco: CocoSet, image: Record, width_px: int) -> np.ndarray:
     picture = images.read(coco.image_file(image))
     scale = width_px / picture.shape[1]
     picture = images.resize(picture, (max(1, round(picture.shape[0] * scale)), width_px))

@@ -1,6 +1,6 @@
 """PP4AV: one text file an image, one row ``class x_center y_center width height`` a box, in shares of the image's size.
 
-Layout: ``<root>/images/<group>/*`` and ``<root>/annotations/<group>/*.txt``; class 0 is a face, 1 a licence plate.
+Layout: ``<root>/images/<group>/*`` and ``<root>/annotations/<group>/*.txt``; class 0 is a face, 1 a license plate.
 Trinh et al., "PP4AV: A Benchmarking Dataset for Privacy-preserving Autonomous Driving", WACV 2023. Some
 distributions hold ``class x1 y1 x2 y2`` instead; nothing in a file says which, so the whole data set is looked at
 before it is believed.
@@ -215,7 +215,7 @@ def _parse_row(number: int, text: str) -> _Row | str:
         return f"the row has too {few} numbers: {len(values)} instead of {COLUMNS}"
     kind = CLASSES.get(text.split(maxsplit=1)[0])
     if kind is None:
-        return "the class is unknown; 0 is a face, 1 a licence plate"
+        return "the class is unknown; 0 is a face, 1 a license plate"
     if not all(0 <= value <= 1 for value in values[1:]):
         return "coordinates are shares of the image's size, from 0 to 1"
     return _Row(number, kind, (values[1], values[2], values[3], values[4]))

@@ -74,7 +74,7 @@ class SourceImage:
         where: The file (and line) of its annotation.
         group: The folder that the source sorts it into; None without one.
         split: The source's own split; None where `unify` decides.
-        boxes: What is labelled, after boxes without an area were dropped.
+        boxes: What is labeled, after boxes without an area were dropped.
         normalized: Whether boxes are shares of the image's width and height.
         unsure: Kinds of which a label may be missing, because a row couldn't be read.
     """

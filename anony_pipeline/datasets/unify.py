@@ -50,7 +50,7 @@ class UnifyReport:
         boxes: Boxes kept in both files.
         iscrowd: Boxes kept that count neither as found nor as missed.
         dropped: Boxes left out, because they have no area or lie outside their image.
-        images_without_boxes: Images kept in which nothing is labelled.
+        images_without_boxes: Images kept in which nothing is labeled.
         clipped: Boxes cut to their image; None if the images were not there, so that nothing could be cut.
         left_out_frames: Frames next to a border between train and val.
         joined: Annotations that the procedural ground truth was joined to.
@@ -339,13 +339,13 @@ def _add(
     gathered: _Gathered, image: SourceImage, size: tuple[int, int] | None, split: Split, truth: dict[str, Record]
 ) -> None:
     source = gathered.source
-    labelled = {Kind(name) for name in source.exhaustive} - image.unsure
+    labeled = {Kind(name) for name in source.exhaustive} - image.unsure
     record: Record = {
         "file_name": image.file_name,
         "source": source.name,
         "group": image.group,
         "plate_style": source.plate_styles.get(image.group) if image.group is not None else None,
-        "not_exhaustive_category_ids": [number for kind, number in CATEGORY_IDS.items() if kind not in labelled],
+        "not_exhaustive_category_ids": [number for kind, number in CATEGORY_IDS.items() if kind not in labeled],
     }
     if size is not None:
         record["width"], record["height"] = size

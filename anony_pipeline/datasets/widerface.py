@@ -65,7 +65,7 @@ def read(source: Source, split: Split) -> SourceSet:
 
     An image without faces carries one dummy row of zeros. Boxes without an area are dropped and counted (the official
     file has ten of zero size, and one of negative width). A row that can't be read is a problem of its line; its image
-    keeps its other rows, and says that a face may be unlabelled. Byte order mark, CRLF, trailing spaces and blank lines
+    keeps its other rows, and says that a face may be unlabeled. Byte order mark, CRLF, trailing spaces and blank lines
     are taken as they come.
 
     Args:

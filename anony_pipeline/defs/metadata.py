@@ -83,7 +83,7 @@ def columns_of(record: type) -> dg.TableSchema:
 
 
 def of_unified(splits: Mapping[str, "CocoSet"], config: Config) -> dict[str, Any]:
-    """Class balance of the splits in numbers and by plate style; some labelled images if all are procedural."""
+    """Class balance of the splits in numbers and by plate style; some labeled images if all are procedural."""
     from anony_pipeline.datasets import overview
     from anony_pipeline.ops import images
 
@@ -95,9 +95,9 @@ def of_unified(splits: Mapping[str, "CocoSet"], config: Config) -> dict[str, Any
     ]
     shown = {**numbers(totals), "balance": table(rows)}
     if is_procedural(config, splits.values()):
-        pictures = overview.labelled(splits["train"], 12)
+        pictures = overview.labeled(splits["train"], 12)
         height, width = pictures[0].shape[:2]
-        shown["labelled images"] = picture(images.sheet(pictures, (height, width), columns=4), "labelled images")
+        shown["labeled images"] = picture(images.sheet(pictures, (height, width), columns=4), "labeled images")
     return shown
 
 

@@ -16,7 +16,7 @@ CLOSING_PX = 9
 NEAR = 2.0
 """Masks are larger than what they hide: a region's surroundings begin at twice its width and height."""
 STRAY = 0.01
-"""Share of the surroundings that may differ though nothing was lost: replaced where nobody labelled a region."""
+"""Share of the surroundings that may differ though nothing was lost: replaced where nobody labeled a region."""
 LEAST_AROUND = 0.05
 """Share of an image: fewer pixels outside of the regions tell nothing."""
 

@@ -56,7 +56,7 @@ def evaluate(
         config: By whom it is judged, against which baselines and gates.
         originals: The images that ``boxes_file`` names, below this folder.
         anonymized: The same names, below this folder; another suffix is fine.
-        boxes_file: COCO with faces and licence plates; ``identity`` and ``serial`` of its annotations make
+        boxes_file: COCO with faces and license plates; ``identity`` and ``serial`` of its annotations make
             re-identification and leaked plates measurable. A category that it does not list counts as unlabeled.
         output: Where the two files go.
         command: What makes the scorecard again; the command line's own if None.

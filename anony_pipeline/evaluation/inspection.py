@@ -54,7 +54,7 @@ def _requirements(evidence: Evidence, key: str, profile: Profile | None) -> Iter
         rule="at most",
         bound=MOST_FALSE,
         holds=None if false is None else false <= MOST_FALSE,
-        reason="there is no list of replaced boxes on fully labelled pictures" if false is None else None,
+        reason="there is no list of replaced boxes on fully labeled pictures" if false is None else None,
     )
     yield _face_like(profile)
     yield Requirement(

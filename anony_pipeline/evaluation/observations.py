@@ -97,8 +97,8 @@ class Observed:
         rows: Of each region, its number in `Subjects`.
         images: Ids of the images that were judged.
         outside: Covered pixels outside all regions, and all pixels outside.
-        replaced: Replaced boxes, on images where both kinds are labelled exhaustively.
-        besides: Those of them that hold no labelled region.
+        replaced: Replaced boxes, on images where both kinds are labeled exhaustively.
+        besides: Those of them that hold no labeled region.
         unmasked: Pixels that differ from the original though not to be replaced; None if nobody says what was.
         crops_rgb: The first faces, aligned as attackers take them; empty if nobody attacks.
         done: Counts of what was done.

@@ -13,7 +13,7 @@ LINE_PX, LETTER_PX, LABEL_PX, DOT_PX = 13, 6.5, 9, 5
 
 
 class Point(NamedTuple):
-    """A labelled point."""
+    """A labeled point."""
 
     x: float
     y: float

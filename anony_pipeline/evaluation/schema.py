@@ -1,6 +1,6 @@
 """The scorecard's schema, format ``anony_pipeline.scorecard/2``: who was judged, on what, by whom, with what result.
 
-A scorecard of format 1 is read as one of format 2 that does not know its profile, its licences and the inspection.
+A scorecard of format 1 is read as one of format 2 that does not know its profile, its licenses and the inspection.
 """
 
 from pathlib import Path
@@ -88,7 +88,7 @@ METRICS: dict[str, Metric] = {
         "pixels that differ though they were not to be replaced, over those outside all regions",
     ),
     "false_replacements": Metric(
-        "lower", "replaced in vain", "share of replaced boxes that hold no labelled face or plate"
+        "lower", "replaced in vain", "share of replaced boxes that hold no labeled face or plate"
     ),
     "attributes": Metric("higher", "attributes kept", "pose, expression and age as before"),
     "attack_parrot": Metric(
@@ -232,7 +232,7 @@ def rules(gates: Gates) -> tuple[tuple[str, str, float], ...]:
 
 
 class Licence(Part):
-    """The terms of some data or weights.
+    """The terms of some data or weights; spelled as in the published schema.
 
     Attributes:
         what: images, generator, recognizer ...
@@ -350,8 +350,8 @@ class Scorecard(Part):
     @property
     def commercial_use(self) -> bool | None:
         """Whether the terms of all that it was trained with allow it; unknown ones don't. None if none are listed."""
-        terms = [licence.commercial_use is True for licence in self.licences if licence.trained_with]
-        return all(terms) if terms else None
+        allowed = [terms.commercial_use is True for terms in self.licences if terms.trained_with]
+        return all(allowed) if allowed else None
 
 
 def load(path: UPath | Path) -> Scorecard:

@@ -21,7 +21,7 @@ from anony_pipeline.config.schema import Config, Gates
 from anony_pipeline.datasets import folds, loaders
 from anony_pipeline.datasets.coco import CocoSet
 from anony_pipeline.errors import AnonyPipelineError, DatasetError
-from anony_pipeline.evaluation import attacks, baselines, canaries, comparison, inspection, licences, report
+from anony_pipeline.evaluation import attacks, baselines, canaries, comparison, inspection, licenses, report
 from anony_pipeline.evaluation.canaries import Audit
 from anony_pipeline.evaluation.evidence import Evidence, Trained
 from anony_pipeline.evaluation.figures import TRAITS, FigureMaker
@@ -313,7 +313,7 @@ def summarize(
         overall_of_this_run=styles is None,
         attackers=attacks.facts(config),
         profile=config.profile if subject.kind == "checkpoint" else None,
-        licences=(licences.of_checkpoint if subject.kind == "checkpoint" else licences.of_judges)(config),
+        licences=(licenses.of_checkpoint if subject.kind == "checkpoint" else licenses.of_judges)(config),
         inspection=inspection.requirements(
             evidence, f"{ANONYMIZER}/detected", config.profile if subject.kind == "checkpoint" else None
         ),

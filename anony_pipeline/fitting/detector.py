@@ -96,11 +96,11 @@ def sample(scenes: Scenes, count: int, crop_px: int, seed: int, step: int) -> Ba
 
 
 def _corner(scenes: Scenes, number: int, edge: float, rng: np.random.Generator) -> np.ndarray:
-    """The upper left corner of a crop; four in five crops show a labelled region."""
+    """The upper left corner of a crop; four in five crops show a labeled region."""
     height, width = scenes.images[number].shape[:2]
-    labelled = scenes.boxes[number]
-    if len(labelled) and rng.random() < 0.8:
-        box = labelled[rng.integers(len(labelled))]
+    labeled = scenes.boxes[number]
+    if len(labeled) and rng.random() < 0.8:
+        box = labeled[rng.integers(len(labeled))]
         middle = (box[:2] + box[2:]) / 2
         return middle - edge * rng.uniform(0.15, 0.85, size=2)
     room = np.array([width, height]) - edge

@@ -190,9 +190,9 @@ def _scenes_job(job: tuple[Path, int, int]) -> dict[str, np.ndarray]:
             arrays[f"image{count}"] = np.frombuffer(file.read_bytes(), np.uint8)
             arrays[f"boxes{count}"] = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
             arrays[f"labels{count}"] = np.array([CATEGORY_IDS[Kind(r["kind"])] for r in entry["regions"]], np.int64)
-            # As in WIDERFace itself, the plates of its layout are drawn and not labelled.
-            unlabelled = [CATEGORY_IDS[Kind.PLATE]] if root.name == "widerface" else []
-            arrays[f"not_exhaustive{count}"] = np.array(unlabelled, np.int64)
+            # As in WIDERFace itself, the plates of its layout are drawn and not labeled.
+            unlabeled = [CATEGORY_IDS[Kind.PLATE]] if root.name == "widerface" else []
+            arrays[f"not_exhaustive{count}"] = np.array(unlabeled, np.int64)
             count += 1
     return {**arrays, "count": np.array(count)}
 

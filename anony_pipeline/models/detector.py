@@ -1,7 +1,7 @@
-"""Detectors of faces and licence plates: a small FCOS, a held-out RetinaNet, and OpenCV's YuNet by its ONNX file.
+"""Detectors of faces and license plates: a small FCOS, a held-out RetinaNet, and OpenCV's YuNet by its ONNX file.
 
 Both trained ones are torchvision's, with backbones without batch statistics (they see few images at once) and a level
-of stride 4 for small regions. Their losses know what an image does *not* label: an unlabelled kind has no negatives
+of stride 4 for small regions. Their losses know what an image does *not* label: an unlabeled kind has no negatives
 there, and crowd regions are neither positive nor negative.
 """
 
@@ -116,7 +116,7 @@ def negatives_allowed(targets: Targets, anchors: Sequence[torch.Tensor]) -> torc
     """Say where "nothing here" may be learned.
 
     Args:
-        targets: Per image ``unlabelled`` (2,) bool by class, ``crowd_boxes`` (M, 4) and ``crowd_labels`` (M,).
+        targets: Per image ``unlabeled`` (2,) bool by class, ``crowd_boxes`` (M, 4) and ``crowd_labels`` (M,).
         anchors: Per image ``(A, 4)``; an anchor stands where its center is.
 
     Returns:
@@ -128,7 +128,7 @@ def negatives_allowed(targets: Targets, anchors: Sequence[torch.Tensor]) -> torc
         crowds = target["crowd_boxes"]
         inside = ((centers >= crowds[None, :, :2]) & (centers <= crowds[None, :, 2:])).all(dim=2)
         columns = [
-            ~target["unlabelled"][number] & ~inside[:, target["crowd_labels"] == number].any(dim=1)
+            ~target["unlabeled"][number] & ~inside[:, target["crowd_labels"] == number].any(dim=1)
             for number in range(len(CATEGORIES))
         ]
         allowed.append(torch.stack(columns, dim=1))
@@ -150,7 +150,7 @@ def _one_hot(targets: Targets, matched: Sequence[torch.Tensor], logits: torch.Te
 
 
 class _MaskedFcosHead(FCOSHead):
-    """FCOS's head whose classification loss skips what is not labelled."""
+    """FCOS's head whose classification loss skips what is not labeled."""
 
     def compute_loss(
         self,
@@ -185,7 +185,7 @@ class _MaskedFcosHead(FCOSHead):
 
 
 class _MaskedRetinaHead(RetinaNetHead):
-    """RetinaNet's head whose classification loss skips what is not labelled."""
+    """RetinaNet's head whose classification loss skips what is not labeled."""
 
     def compute_loss(
         self,
@@ -251,7 +251,7 @@ ARCHITECTURES = {"fcos": _fcos, "retinanet": _retinanet}
 
 
 class Detector(nn.Module):
-    """A torchvision detector of the categories 1 (face) and 2 (licence plate).
+    """A torchvision detector of the categories 1 (face) and 2 (license plate).
 
     It has no layer that behaves otherwise in training: what it returns depends on whether targets are given, not on
     ``train()``.
@@ -293,8 +293,8 @@ class Detector(nn.Module):
             images_01: ``(3, H, W)`` float in ``[0, 1]``, of any sizes.
             targets: Per image ``boxes`` (M, 4) xyxy in pixels, ``labels`` (M,) category ids 1 or 2, and, where there
                 are crowd regions, ``iscrowd`` (M,) bool: places that are neither positive nor negative.
-            not_exhaustive: Per image the category ids that it does not label exhaustively: their unlabelled instances
-                are never negatives. None: everything is labelled.
+            not_exhaustive: Per image the category ids that it does not label exhaustively: their unlabeled instances
+                are never negatives. None: everything is labeled.
 
         Returns:
             Named scalar losses, or per image ``boxes`` (M, 4), ``labels`` (M,) category ids and ``scores`` (M,), best
@@ -342,7 +342,7 @@ class Detector(nn.Module):
         return of
 
 
-def _prepared(target: Mapping[str, torch.Tensor], unlabelled: Collection[int]) -> dict[str, torch.Tensor]:
+def _prepared(target: Mapping[str, torch.Tensor], unlabeled: Collection[int]) -> dict[str, torch.Tensor]:
     boxes_xyxy, labels = target["boxes"].float().reshape(-1, 4), target["labels"].long() - CATEGORIES[0]
     crowd = target.get("iscrowd")
     crowd = torch.zeros_like(labels, dtype=torch.bool) if crowd is None else crowd.bool()
@@ -353,7 +353,7 @@ def _prepared(target: Mapping[str, torch.Tensor], unlabelled: Collection[int]) -
         "labels": labels[real],
         "crowd_boxes": boxes_xyxy[crowd],
         "crowd_labels": labels[crowd],
-        "unlabelled": torch.tensor([c in unlabelled for c in CATEGORIES], device=boxes_xyxy.device),
+        "unlabeled": torch.tensor([c in unlabeled for c in CATEGORIES], device=boxes_xyxy.device),
     }
 
 

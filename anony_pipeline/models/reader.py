@@ -1,4 +1,4 @@
-"""Plate readers: from a crop of a licence plate to its serial.
+"""Plate readers: from a crop of a license plate to its serial.
 
 The first is a convolutional recurrent network read by CTC that ``easyocr.Reader`` serves as a custom network; it has a
 differentiable twin for the reading loss. The held-out second one has no recurrence and no CTC: it looks for each

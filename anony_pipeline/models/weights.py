@@ -57,14 +57,14 @@ class Entry:
     Attributes:
         title: What it is.
         sources: Tried in this order, after the local folder.
-        licence: Of the weights, not of the code.
-        commercial_use: Whether the licence allows it, to our reading.
+        license: Of the weights, not of the code.
+        commercial_use: Whether the license allows it, to our reading.
         sha256: File name -> sha256, of the files whose sum is known; others are taken on their source's word.
     """
 
     title: str
     sources: tuple[Source, ...]
-    licence: str
+    license: str
     commercial_use: bool
     sha256: Mapping[str, str]
 

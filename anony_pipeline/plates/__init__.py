@@ -1,1 +1,1 @@
-"""Licence plates: styles as data, serials by grammar, rendering, and fitting into a scene."""
+"""License plates: styles as data, serials by grammar, rendering, and fitting into a scene."""

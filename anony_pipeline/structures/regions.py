@@ -1,4 +1,4 @@
-"""A region: one face or licence plate in one image."""
+"""A region: one face or license plate in one image."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -42,7 +42,7 @@ def kind_of_category(name: str) -> Kind | None:
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """One face or licence plate in one image.
+    """One face or license plate in one image.
 
     Attributes:
         kind: Face or plate.

@@ -1,4 +1,4 @@
-"""Pseudo-targets of licence plates: a valid serial of the same style, rendered, and fitted into the scene."""
+"""Pseudo-targets of license plates: a valid serial of the same style, rendered, and fitted into the scene."""
 
 import time
 from collections import Counter

@@ -105,7 +105,7 @@ class DetectorBatch:
     Attributes:
         images: ``(3, S, S)`` each, in ``[0, 1]``.
         targets: ``boxes`` ``(M, 4)`` xyxy in pixels and ``labels`` ``(M,)`` for each.
-        not_exhaustive: For each: categories whose unlabelled instances never count as negatives.
+        not_exhaustive: For each: categories whose unlabeled instances never count as negatives.
     """
 
     images: list[torch.Tensor]

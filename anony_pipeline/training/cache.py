@@ -71,7 +71,7 @@ class SampleRow:
         neighbors_xyxy: The boxes of all regions that the crop shows, in pixels of the crop.
         labels: Their categories, 1 face and 2 plate.
         iscrowd: Which of them are neither positive nor negative for a detector.
-        not_exhaustive: Categories whose unlabelled instances may be in the crop.
+        not_exhaustive: Categories whose unlabeled instances may be in the crop.
         serial: The intended serial of a plate.
         original_serial: The serial that was there, where it is known.
         identity: The person or plate, where it is known.

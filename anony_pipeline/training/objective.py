@@ -96,10 +96,10 @@ class Objective:
 
     def _detection(self, batch: Batch, outputs: torch.Tensor) -> torch.Tensor:
         targets = [detector_target(row.neighbors_xyxy, row.labels, outputs.device, row.iscrowd) for row in batch.rows]
-        unlabelled = [row.not_exhaustive for row in batch.rows]
+        unlabeled = [row.not_exhaustive for row in batch.rows]
         frozen = _there(self.critics.detector)
         return detection.detection_consistency(
-            lambda images, wanted: frozen.losses_of_each(images, wanted, unlabelled), outputs, targets
+            lambda images, wanted: frozen.losses_of_each(images, wanted, unlabeled), outputs, targets
         )
 
     def _reading(self, batch: Batch, outputs: torch.Tensor) -> torch.Tensor:

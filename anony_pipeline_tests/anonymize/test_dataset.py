@@ -14,7 +14,7 @@ from anony_pipeline.errors import DatasetError, PrivacyError
 from anony_pipeline.ops import images
 from anony_pipeline.structures.regions import Kind, Region
 
-LABELLED, UNLABELLED = (5, 5, 25, 15), (35, 20, 45, 30)
+LABELED, UNLABELED = (5, 5, 25, 15), (35, 20, 45, 30)
 
 
 class Blackout:
@@ -24,7 +24,7 @@ class Blackout:
 
     @staticmethod
     def find(pictures):
-        found = [Region(Kind.PLATE, LABELLED), Region(Kind.FACE, UNLABELLED), Region(Kind.PLATE, UNLABELLED)]
+        found = [Region(Kind.PLATE, LABELED), Region(Kind.FACE, UNLABELED), Region(Kind.PLATE, UNLABELED)]
         return [found for _ in pictures]
 
     @staticmethod
@@ -76,9 +76,9 @@ def test_who_it_was_is_not_in_the_labels(config, tmp_path):
     assert "identity" not in json.loads(text)["annotations"][0]
 
 
-def test_what_is_unlabelled_is_looked_for_where_labels_may_be_missing_and_only_there(config, tmp_path):
+def test_what_is_unlabeled_is_looked_for_where_labels_may_be_missing_and_only_there(config, tmp_path):
     report = dataset.anonymize_dataset(config, tmp_path / "checkpoint", tmp_path / "out")
-    assert report.found == 2, "one face an image; plates are labelled exhaustively"
+    assert report.found == 2, "one face an image; plates are labeled exhaustively"
     assert dict(report.regions) == {"license_plate solid": 2, "face solid": 2}
     assert not images.read(tmp_path / "out/s/train.png")[20:30, 35:45].any()
 

@@ -69,8 +69,8 @@ def write_pp4av(root, annotations, size=(200, 100), suffix=".jpg"):
 
 
 def pp4av_source(root, **changes):
-    labelled = ("face", "license_plate")
-    return Source(**{"name": "pp4av", "layout": "pp4av", "root": str(root), "exhaustive": labelled, **changes})
+    labeled = ("face", "license_plate")
+    return Source(**{"name": "pp4av", "layout": "pp4av", "root": str(root), "exhaustive": labeled, **changes})
 
 
 def data(*sources, **changes):

@@ -29,7 +29,7 @@ def test_boxes_are_counted_by_style_and_crowds_apart(split):
 
 
 def test_boxes_are_drawn_where_they_lie_in_the_color_of_their_kind(split):
-    first, second = overview.labelled(split, 5, width_px=100)
+    first, second = overview.labeled(split, 5, width_px=100)
     assert first.shape == (50, 100, 3)
     assert tuple(first[5, 15]) == overview.BOX_COLORS["face"]
     assert tuple(first[5, 35]) == overview.BOX_COLORS["license_plate"]

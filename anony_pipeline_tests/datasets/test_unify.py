@@ -47,7 +47,7 @@ def problems(report, scope):
     return [(problem.where, problem.what) for problem in report.problems if problem.scope == scope]
 
 
-def test_both_sources_come_together_with_their_groups_styles_and_unlabelled_kinds(tmp_path):
+def test_both_sources_come_together_with_their_groups_styles_and_unlabeled_kinds(tmp_path):
     report = unify.unify(both(tmp_path), tmp_path / "unified")
     sets = opened(tmp_path / "unified")
     assert (report.images, report.boxes, report.images_without_boxes, report.clipped) == (33, 33, 1, 0)
@@ -217,7 +217,7 @@ def test_missing_and_truncated_images_are_named_and_left_out(tmp_path):
     assert [image["file_name"] for image in opened(tmp_path / "unified")["val"].images] == ["WIDER_val/images/a/3.jpg"]
 
 
-def test_an_image_with_a_bad_row_says_that_its_kind_may_be_unlabelled(tmp_path):
+def test_an_image_with_a_bad_row_says_that_its_kind_may_be_unlabeled(tmp_path):
     source = layouts.write_pp4av(tmp_path, {"paris/1": PLATE + "7 0.5 0.5 0.1 0.1\n", "paris/2": PLATE})
     report = unify.unify(layouts.data(source), tmp_path / "unified")
     assert report.bad_rows == 1

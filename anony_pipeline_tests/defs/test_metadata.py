@@ -121,11 +121,11 @@ def shown(config, splits):
     report = TargetReport("faces", "self", examples=[(pixels, pixels)])
     images.write(Path(config.paths.outputs) / "report" / "before_and_after.jpg", np.zeros((8, 8, 3), np.uint8))
     found = metadata.of_unified(splits, config) | metadata.of_targets(report, config, splits["train"])
-    return {"labelled images", "original and target", "before and after"} & {*found, *evaluation._examples(config)}
+    return {"labeled images", "original and target", "before and after"} & {*found, *evaluation._examples(config)}
 
 
 def test_pictures_that_this_program_drew_are_shown(under_demo):
-    assert shown(*under_demo()) == {"labelled images", "original and target", "before and after"}
+    assert shown(*under_demo()) == {"labeled images", "original and target", "before and after"}
 
 
 @pytest.mark.parametrize("source", [None, "mine"])
@@ -140,4 +140,4 @@ def test_no_picture_is_shown_of_images_that_only_bear_the_name_of_a_drawn_source
 def test_one_image_that_was_not_drawn_is_enough_to_show_none(under_demo):
     config, splits = under_demo()
     splits["val"].images[1]["source"] = "mine"
-    assert "labelled images" not in metadata.of_unified(splits, config)
+    assert "labeled images" not in metadata.of_unified(splits, config)

@@ -33,7 +33,7 @@ def test_the_class_balance_is_shown_and_no_picture_of_real_people(done):
         "val/plates": 2,
     }
     assert [record.data["plate style"] for record in shown["balance"].records] == ["FR", "unspecified"]
-    assert "labelled images" not in shown
+    assert "labeled images" not in shown
 
 
 def of_styles(done, key):

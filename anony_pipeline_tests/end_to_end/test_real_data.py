@@ -51,7 +51,7 @@ def run(tmp_path_factory):
                             "name": "pp4av",
                             "layout": "pp4av",
                             "root": f"{REAL}/pp4av",
-                            # Faces in these pictures are unlabelled, not absent.
+                            # Faces in these pictures are unlabeled, not absent.
                             "exhaustive": ["license_plate"],
                             "sequences": False,
                             "plate_styles": {"romania": "RO", "br": "BR", "us": None, "eu": None},
@@ -87,11 +87,11 @@ def card(run):
     return json.loads((run / "outputs" / "scorecard.json").read_text())
 
 
-def test_both_sources_are_unified_with_what_they_leave_unlabelled(run):
+def test_both_sources_are_unified_with_what_they_leave_unlabeled(run):
     files = [run / "unified" / f"unified_{split}.json" for split in ("train", "val")]
     images = [image for file in files for image in json.loads(file.read_text())["images"]]
-    unlabelled = {image["source"]: image["not_exhaustive_category_ids"] for image in images}
-    assert unlabelled == {"widerface": [2], "pp4av": [1]}
+    unlabeled = {image["source"]: image["not_exhaustive_category_ids"] for image in images}
+    assert unlabeled == {"widerface": [2], "pp4av": [1]}
 
 
 def test_every_null_has_a_reason_and_every_figure_a_value(card):

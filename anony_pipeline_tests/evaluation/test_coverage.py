@@ -98,7 +98,7 @@ def test_what_was_replaced_is_found_however_the_pixels_were_stored(store, surrou
     assert share(original, store(replaced), EVERYTHING_XYXY) > 0.8
 
 
-def test_any_difference_counts_where_nothing_else_changed_but_a_box_that_nobody_labelled():
+def test_any_difference_counts_where_nothing_else_changed_but_a_box_that_nobody_labeled():
     original = photograph("textured")
     replaced = original.copy()
     replaced[70:160, 100:180] ^= 1

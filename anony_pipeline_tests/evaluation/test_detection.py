@@ -69,7 +69,7 @@ def test_average_precision_equals_pycocotools_in_any_parts(monkeypatch, seed, ma
     assert [scores.ar50[1], scores.ar50[2]] == pytest.approx(ar50.tolist(), abs=1e-6)
 
 
-def test_unlabelled_kinds_of_an_image_are_neither_hits_nor_negatives():
+def test_unlabeled_kinds_of_an_image_are_neither_hits_nor_negatives():
     records, annotations, found = scene(3)
     numbers = {1, 2, 3, 4}
     marked = [{**r, "not_exhaustive_category_ids": [2] if r["id"] in numbers else []} for r in records]

@@ -89,7 +89,7 @@ def test_a_lossy_copy_of_the_originals_is_not_taken_for_anonymized(copy, monkeyp
     assert ours["plate_leak_rate"].value == 1
 
 
-def test_a_category_that_is_not_listed_counts_as_unlabelled(copy):
+def test_a_category_that_is_not_listed_counts_as_unlabeled(copy):
     root, content = copy
     faces = [a for a in content["annotations"] if a["category_id"] == 7]
     (root / "boxes.json").write_text(
@@ -183,7 +183,7 @@ def spoil_file(root, content):
 def spoil_number(root, content):
     annotations = [{**content["annotations"][0], "bbox": [1, 2, -3, 4]}, *content["annotations"][1:]]
     (root / "boxes.json").write_text(json.dumps({**content, "annotations": annotations}))
-    return "the boxes file is not COCO of faces and licence plates"
+    return "the boxes file is not COCO of faces and license plates"
 
 
 def spoil_score(root, content):

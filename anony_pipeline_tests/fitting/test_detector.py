@@ -21,9 +21,9 @@ def scenes():
 
 
 def test_crops_carry_their_boxes_with_them(scenes):
-    crops, targets, unlabelled = detector.sample(scenes, 12, 96, seed=1, step=0)
+    crops, targets, unlabeled = detector.sample(scenes, 12, 96, seed=1, step=0)
     assert crops.shape == (12, 96, 96, 3)
-    assert unlabelled == [(2,)] * 12
+    assert unlabeled == [(2,)] * 12
     seen = 0
     for crop, target in zip(crops, targets, strict=True):
         for box, vague in zip(target["boxes"].numpy(), target["iscrowd"], strict=True):

@@ -37,28 +37,28 @@ def logit_gradient(network, image, targets, not_exhaustive):
 def test_the_losses_of_each_image_are_those_of_the_image_alone(network):
     images_01 = [torch.rand(3, 96, 96) for _ in range(3)]
     targets = [target((FACE, 20, 20, 50, 55, 0)), target((FACE, 2, 2, 90, 90, 0), (PLATE, 30, 30, 70, 45, 0)), target()]
-    unlabelled = [(), {PLATE}, ()]
-    together = network.losses_of_each(images_01, targets, unlabelled)
-    for losses, image, wanted, ids in zip(together, images_01, targets, unlabelled, strict=True):
+    unlabeled = [(), {PLATE}, ()]
+    together = network.losses_of_each(images_01, targets, unlabeled)
+    for losses, image, wanted, ids in zip(together, images_01, targets, unlabeled, strict=True):
         alone = network([image], [wanted], [ids])
         assert losses.keys() == alone.keys()
         for name, value in alone.items():
             assert losses[name].item() == pytest.approx(value.item(), rel=1e-4, abs=1e-6)
 
 
-def test_an_unlabelled_kind_gets_no_gradient_at_all(network):
+def test_an_unlabeled_kind_gets_no_gradient_at_all(network):
     gradient = logit_gradient(network, torch.rand(3, 96, 96), target((FACE, 20, 20, 50, 55, 0)), {PLATE})
     assert gradient[:, 1].abs().max() == 0
     assert (gradient[:, 0] != 0).all() or (gradient[:, 0] != 0).float().mean() > 0.9
 
 
-def test_a_labelled_kind_without_instances_is_negative_everywhere(network):
+def test_a_labeled_kind_without_instances_is_negative_everywhere(network):
     gradient = logit_gradient(network, torch.rand(3, 96, 96), target((FACE, 20, 20, 50, 55, 0)), ())
     assert (gradient[:, 1] >= 0).all()
     assert (gradient[:, 1] > 0).float().mean() > 0.9
 
 
-def test_a_labelled_instance_of_an_unlabelled_kind_is_still_positive(network):
+def test_a_labeled_instance_of_an_unlabeled_kind_is_still_positive(network):
     gradient = logit_gradient(network, torch.rand(3, 96, 96), target((PLATE, 20, 30, 70, 45, 0)), {PLATE})
     assert (gradient[:, 1] < 0).any()
     assert not (gradient[:, 1] > 0).any()

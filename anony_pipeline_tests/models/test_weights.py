@@ -168,9 +168,9 @@ def test_an_archive_is_unpacked_without_following_paths_out_of_the_folder(tmp_pa
     assert not list(tmp_path.glob("escaped*"))
 
 
-def test_every_registered_set_says_its_licence_and_where_it_is_from():
+def test_every_registered_set_says_its_license_and_where_it_is_from():
     for name, entry in weights.REGISTRY.items():
-        assert entry.licence, name
+        assert entry.license, name
         assert entry.sources, name
         assert all(len(sha256) == 64 for sha256 in entry.sha256.values()), name
 

@@ -206,19 +206,19 @@ def test_tensors_and_images_undo_each_other(height, width, value_range):
 
 
 def test_bytes_travel_to_a_device_and_become_floats_there():
-    travelled = []
+    traveled = []
 
     class Travels(TorchDispatchMode):
         def __torch_dispatch__(self, operation, types, given=(), named=None):
             made = operation(*given, **(named or {}))
             if isinstance(made, torch.Tensor) and made.device.type == "meta" and given[0].device.type == "cpu":
-                travelled.append(given[0].dtype)
+                traveled.append(given[0].dtype)
             return made
 
     with Travels():
         tensor = images.to_tensor([picture(), picture()], device="meta")
     assert (tensor.device.type, tensor.dtype, tensor.shape) == ("meta", torch.float32, (2, 3, 24, 40))
-    assert travelled == [torch.uint8]
+    assert traveled == [torch.uint8]
 
 
 def test_values_outside_the_range_are_clipped():

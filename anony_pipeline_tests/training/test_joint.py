@@ -467,7 +467,7 @@ def assert_plates_are_negatives_in_the_second_alone(gradient):
     assert gradient[1, :, 1].any()
 
 
-def test_kinds_that_are_not_labelled_are_no_negatives_for_the_generator(parts, data):
+def test_kinds_that_are_not_labeled_are_no_negatives_for_the_generator(parts, data):
     state, objective = parts(**only("detection"))
     batch = draw(data, state, Kind.FACE)
     face = {"neighbors_xyxy": ((4.0, 4.0, 28.0, 28.0),), "labels": (1,)}
@@ -481,7 +481,7 @@ def test_kinds_that_are_not_labelled_are_no_negatives_for_the_generator(parts, d
     assert_plates_are_negatives_in_the_second_alone(logits[0].grad)
 
 
-def test_kinds_that_are_not_labelled_are_no_negatives_for_the_detector(parts):
+def test_kinds_that_are_not_labeled_are_no_negatives_for_the_detector(parts):
     state, _ = parts()
     image = torch.rand(3, 96, 96, generator=torch.manual_seed(0))
     face = batches.detector_target([(20.0, 20.0, 50.0, 55.0)], [1], CPU)

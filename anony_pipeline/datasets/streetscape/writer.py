@@ -75,10 +75,10 @@ class StreetscapeReport:
     Attributes:
         written: False if complete folders of the same settings were there already.
         images: Over both layouts.
-        faces: Labelled faces.
-        plates: Labelled plates.
-        people: Distinct people labelled.
-        vehicles: Distinct vehicles whose plates are labelled.
+        faces: Labeled faces.
+        plates: Labeled plates.
+        people: Distinct people labeled.
+        vehicles: Distinct vehicles whose plates are labeled.
         times: Images by time of day.
     """
 
@@ -93,7 +93,7 @@ class StreetscapeReport:
 
 @dataclass(frozen=True)
 class Job:
-    """One image: what to draw, where it goes, and how it is labelled."""
+    """One image: what to draw, where it goes, and how it is labeled."""
 
     layout: str
     name: str

@@ -15,7 +15,7 @@ GROUP = "datasets"
 
 RAW = {
     "widerface": "WIDERFace: faces in all kinds of scenes, with six attributes.",
-    "pp4av": "PP4AV: faces and licence plates, seen from cars.",
+    "pp4av": "PP4AV: faces and license plates, seen from cars.",
 }
 
 

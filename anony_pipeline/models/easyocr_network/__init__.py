@@ -1,1 +1,1 @@
-"""The folder that EasyOCR is given as ``user_network_directory``: its custom network of licence plates."""
+"""The folder that EasyOCR is given as ``user_network_directory``: its custom network of license plates."""

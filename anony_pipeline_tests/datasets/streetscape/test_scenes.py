@@ -56,7 +56,7 @@ def test_a_plate_stays_visible_in_front_of_its_own_car():
     assert region.visible > 0.9
 
 
-def test_what_is_hidden_behind_a_car_is_not_labelled():
+def test_what_is_hidden_behind_a_car_is_not_labeled():
     behind = compose([person(x=0.0, z=8.0)], [Parked(CAR, (0.0, 5.0), 90.0)], Eye((320, 240), 300.0, 1.1, 110.0))
     open_view = compose([person(x=0.0, z=8.0)], [], Eye((320, 240), 300.0, 1.1, 110.0))
     assert [r.kind for r in open_view.regions] == ["face"]

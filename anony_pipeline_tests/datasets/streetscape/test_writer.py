@@ -41,7 +41,7 @@ def test_both_layouts_are_read_by_their_own_readers(roots):
     assert not [problem for one in sets for problem in one.problems if problem.scope != "note"]
 
 
-def test_the_truth_names_every_labelled_box(roots):
+def test_the_truth_names_every_labeled_box(roots):
     for root in roots[:2]:
         for regions in (image["regions"] for image in truth_of(root).values()):
             for region in regions:

@@ -56,7 +56,7 @@ def _of(what: str, name: str, trained_with: bool) -> Licence:
     return Licence(
         what=what,
         name=name if entry else name.rstrip("/").rsplit("/", maxsplit=1)[-1],
-        licence=entry.licence if entry else None,
+        licence=entry.license if entry else None,
         commercial_use=entry.commercial_use if entry else None,
         trained_with=trained_with,
     )

@@ -2,7 +2,7 @@
 
 import pytest
 
-from anony_pipeline.evaluation import licences
+from anony_pipeline.evaluation import licenses
 from anony_pipeline.evaluation.schema import Licence
 from anony_pipeline_tests.evaluation import street
 from anony_pipeline_tests.evaluation.test_comparison import card
@@ -22,7 +22,7 @@ def allowed(found):
 
 
 def test_drawn_images_and_shipped_weights_may_be_used_commercially(tmp_path):
-    found = licences.of_checkpoint(config(tmp_path))
+    found = licenses.of_checkpoint(config(tmp_path))
     assert {terms.what for terms in found} >= {"images", "generator", "detector", "recognizer", "held out reader"}
     assert allowed(found) is True
 
@@ -42,23 +42,23 @@ def test_drawn_images_and_shipped_weights_may_be_used_commercially(tmp_path):
     ids=["unknown", "MIT", "NC", "in a loss", "judged only", "easyocr", "sd2", "own folder"],
 )
 def test_one_part_without_leave_forbids_it_unless_it_only_judged(tmp_path, changes, verdict):
-    assert allowed(licences.of_checkpoint(config(tmp_path, **changes))) is verdict
+    assert allowed(licenses.of_checkpoint(config(tmp_path, **changes))) is verdict
 
 
 def test_no_path_of_this_machine_is_named(tmp_path):
     (generator,) = [
-        t for t in licences.of_checkpoint(config(tmp_path, model_id="/a/b/model/")) if t.what == "generator"
+        t for t in licenses.of_checkpoint(config(tmp_path, model_id="/a/b/model/")) if t.what == "generator"
     ]
     assert (generator.name, generator.licence) == ("model", None)
 
 
 def test_of_a_folder_only_the_judges_terms_are_known(tmp_path):
-    found = licences.of_judges(config(tmp_path))
+    found = licenses.of_judges(config(tmp_path))
     assert found
     assert not any(terms.trained_with for terms in found)
     assert allowed(found) is None
 
 
-def test_without_licences_nothing_is_known():
+def test_without_licenses_nothing_is_known():
     assert allowed(()) is None
     assert allowed((Licence(what="x", name="y", licence=None, commercial_use=None, trained_with=True),)) is False
