@@ -74,7 +74,7 @@ BOUNDS = (
     Bound("features", "spoilt", least=0.45),
     Bound("features", "plate_or_face", least=0.5),
     # A distance over that to what the teacher makes of another noise: 1 is not to listen.
-    Bound("generator", "face_l1_over_another_noise", most=0.75),
+    Bound("generator", "face_l1_over_another_noise", most=0.8),
     Bound("generator", "plate_l1_to_former", most=0.05),
     # An untrained generator is nearer to real faces and plates than inpainting is: 1 would be no bound.
     Bound(CHAIN, "kid_of_faces_over_inpainting", most=0.3),
