@@ -39,13 +39,19 @@ LAYERS = (
 )
 """The library's folders; each imports only those before it, so what an asset runs is its own layer and all before."""
 
+HASHED = (".py", ".yaml", ".j2", ".json")
+SHIPPED = "weights"
+"""Files of the package, for all that the layer ``models`` and those after it do; their manifest holds their sha256."""
+
 Context = dg.AssetExecutionContext | dg.OpExecutionContext
 Still = Callable[[dg.AssetMaterialization], bool]
 
 
 def code_version(layer: str) -> str:
-    """The hash of all code that a layer can run, with its YAML and templates, and of the user's own plate styles."""
+    """The hash of all that a layer can run: code, YAML, templates, the shipped weights and the user's plate styles."""
     folders = [project.PACKAGE / name for name in LAYERS[: LAYERS.index(layer) + 1]]
+    if layer not in LAYERS[: LAYERS.index("models")]:
+        folders.append(project.PACKAGE / SHIPPED)
     own_styles = project.plate_styles_folder()
     if own_styles is not None and layer not in LAYERS[: LAYERS.index("plates")]:
         folders.append(own_styles)
@@ -157,7 +163,7 @@ def _version(instance: dg.DagsterInstance, key: dg.AssetKey) -> str:
 
 @functools.cache
 def _hash_of_folder(folder: Path) -> str:
-    files = sorted(path for path in folder.rglob("*") if path.suffix in (".py", ".yaml", ".j2"))
+    files = sorted(path for path in folder.rglob("*") if path.suffix in HASHED)
     return _digest(f"{path.relative_to(folder)} {hashlib.sha256(path.read_bytes()).hexdigest()}" for path in files)
 
 

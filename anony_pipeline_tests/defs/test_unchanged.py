@@ -12,6 +12,8 @@ from anony_pipeline import project
 from anony_pipeline.config import loading
 from anony_pipeline.definitions import defs
 from anony_pipeline.defs import checkpoints, unchanged
+from anony_pipeline.models import weights
+from anony_pipeline.storage import manifests
 
 SKIPPABLE = {"unified_coco", "plate_samples", "face_pseudo_targets", "plate_pseudo_targets", "anonymized_val", "fid"}
 
@@ -152,3 +154,15 @@ def test_code_of_a_later_layer_changes_no_earlier_ones_version(monkeypatch):
     monkeypatch.setattr(unchanged, "_hash_of_folder", lambda path: "x" if path.name == "losses" else whole(path))
     assert unchanged.code_version("datasets") == before[0]
     assert unchanged.code_version("training") != before[1]
+
+
+def test_other_shipped_weights_change_what_models_do_and_no_data(monkeypatch, tmp_path):
+    monkeypatch.setattr(project, "PACKAGE", tmp_path)
+    (tmp_path / weights.SHIPPED.name).mkdir()
+    versions = []
+    for content in ("of before", "of now"):
+        (tmp_path / weights.SHIPPED.name / manifests.NAME).write_text(content)
+        unchanged._hash_of_folder.cache_clear()
+        versions.append([unchanged.code_version(layer) for layer in ("datasets", "models", "training")])
+    is_same = [before == now for before, now in zip(*versions, strict=True)]
+    assert is_same == [True, False, False]
