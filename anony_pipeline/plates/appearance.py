@@ -51,7 +51,6 @@ class Appearance:
         blur_sigmas: Along x and along y, in px of the image; they differ where something moved.
         noise_sigma: In gray levels.
         gray: Whether the photograph has no color.
-        mixed: Whether the old plate is blurred beyond what the new one may be: its ground's color is in its dark parts.
     """
 
     dark: float
@@ -62,7 +61,6 @@ class Appearance:
     blur_sigmas: tuple[float, float]
     noise_sigma: float
     gray: bool = False
-    mixed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,7 +292,6 @@ def estimate(
         (blur_x, blur_y),
         grain,
         is_gray(image),
-        max(sigmas) > most,
     )
 
 
@@ -319,9 +316,9 @@ def apply_light(drawn: np.ndarray, look: Appearance, inside: np.ndarray, positio
     gain = max(light - look.dark, 6.0) / max(own.light - own.dark, 6.0)
     if look.light < 255:
         gain = min(gain, MAX_GAIN)
-    haze = _haze(look, own, cast)
+    haze = _haze(look, own, gain, cast)
     plane = 1 + look.tilt[0] * position[..., :1] + look.tilt[1] * position[..., 1:]
-    return (look.dark * haze + (drawn - own.dark) * gain * cast) * np.clip(plane, 0.3, 1.8)
+    return (haze + (drawn - own.dark) * gain * cast) * np.clip(plane, 0.3, 1.8)
 
 
 def light_on(look: Appearance, own: Levels) -> tuple[np.ndarray, float]:
@@ -339,7 +336,7 @@ def light_on(look: Appearance, own: Levels) -> tuple[np.ndarray, float]:
         ``(3,)`` factors of the channels, whose luma is 1, and the luma that the new plate's light parts have in it.
     """
     gain = (look.light - look.dark) / max(own.light - own.dark, 6.0)
-    same_style = look.dark * _haze(look, own, np.ones(3, np.float32)) + (own.ground - own.dark) * gain
+    same_style = _haze(look, own, gain, np.ones(3, np.float32)) + (own.ground - own.dark) * gain
     for paint, light in (
         (same_style, look.light),
         *((paint, look.light * own.light / (paint @ LUMA)) for paint in PAINTS),
@@ -350,14 +347,17 @@ def light_on(look: Appearance, own: Levels) -> tuple[np.ndarray, float]:
     return np.ones(3, np.float32), look.light
 
 
-def _haze(look: Appearance, own: Levels, cast: np.ndarray) -> np.ndarray:
-    """The color of what lightens the dark parts, ``(3,)`` over its luma.
+def _haze(look: Appearance, own: Levels, gain: float, cast: np.ndarray) -> np.ndarray:
+    """The color of the dark parts, ``(3,)``, which haze and blur lighten.
 
-    It lies between white and the light's, or the ground's where blur mixes that in; what goes beyond is the old
-    characters' own color.
+    As far as the new plate's are as light, it lies between white and the light's; beyond that it may be the ground's,
+    which blur mixes in. What goes farther is the old characters' own color.
     """
-    bound = cast * _relative(own.ground) if look.mixed else cast
-    return np.clip(_relative(look.dim), np.minimum(bound, 1), np.maximum(bound, 1))
+    dim, white, ground = _relative(look.dim), np.ones(3, np.float32), cast * _relative(own.ground)
+    as_light = min(look.dark, own.dark * gain)
+    haze = np.clip(dim, np.minimum(white, cast), np.maximum(white, cast))
+    mixed = np.clip(dim, np.minimum(haze, ground), np.maximum(haze, ground))
+    return as_light * haze + (look.dark - as_light) * mixed
 
 
 def _relative(color: np.ndarray) -> np.ndarray:

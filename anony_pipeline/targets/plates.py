@@ -22,7 +22,7 @@ from anony_pipeline.targets.report import TargetReport
 from anony_pipeline.targets.selection import Chosen
 from anony_pipeline.targets.store import TargetRecord, TargetStore, key_of
 
-VERSION = 11
+VERSION = 12
 """Of the code that draws, renders and fits: a change of what it makes raises it, and then targets are made anew."""
 
 METHOD = "render_fit"

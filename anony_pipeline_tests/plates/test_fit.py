@@ -316,9 +316,10 @@ def test_a_new_plate_has_the_color_that_it_would_have_in_the_old_ones_light(old,
     assert off.max() < (55 if {old, new} == {"PL", "NL"} else 16)
 
 
-@pytest.mark.parametrize("blur", [0.6, 2.5])
-def test_a_blurred_yellow_plate_stays_as_yellow(blur):
-    image, corners = scene(np.random.default_rng(5), STYLES["NL"], 90, blur=blur)
+@pytest.mark.parametrize("blur", [0.6, 1.0, 1.4, 2.0, 2.5])
+@pytest.mark.parametrize("width", [40, 64, 90])
+def test_a_blurred_yellow_plate_stays_as_yellow(width, blur):
+    image, corners = scene(np.random.default_rng(5), STYLES["NL"], width, blur=blur)
     region = Region(Kind.PLATE, box_of(corners), quad=tuple(map(tuple, corners.tolist())))
     made = middle_color(fit.fit(image, region, new_plate(STYLES["NL"])).image, region)
     old = middle_color(image, region)
