@@ -3,8 +3,11 @@
 The first third of the steps learns by pixel distances alone; then an adversary and its features take over, and the
 pixel distance stays full on plates, whose target is known, and low on faces, of which many would do: neither the
 original's, nor the same for every noise, as a recognizer has it. `fitting.distillation` goes on from here.
+
+A training that goes on from former weights learns plates further, and holds faces where they are.
 """
 
+import contextlib
 import copy
 import math
 import time
@@ -71,6 +74,8 @@ LATER = {
 TURNS = (Kind.FACE, Kind.PLATE)
 """Whose step it is. Plates stay as they become here; one blurred face for all noises is soon learned, and unlearned
 later."""
+FURTHER_TURNS = (Kind.PLATE, Kind.PLATE, Kind.PLATE, Kind.FACE)
+"""The same where faces are held to former weights, which is learned at once."""
 PLATE_STRENGTHS = (0.02, 0.6)
 """Of the anchors' noise, as ``plate_text_anchor_strength``; above, no text that is not drawn again survives."""
 
@@ -87,11 +92,13 @@ class _Trainer:
         self.generator = demo_generator().to(device)
         if former is not None:
             weights.load_into(self.generator.unet, weights.load_safetensors(former), former)
+        self.former = None if former is None else copy.deepcopy(self.generator.unet).requires_grad_(False)
         self.unet = self.generator.unet.requires_grad_(True).train()
         self.recognizer = recognizer.to(device).requires_grad_(False).eval()
         self.discriminator = Discriminator(channels=48).to(device)
         if device.type == "cuda":
-            self.unet.to(memory_format=torch.channels_last)
+            for unet in filter(None, (self.unet, self.former)):
+                unet.to(memory_format=torch.channels_last)
             self.discriminator.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch has no hint
         self.ema = copy.deepcopy(self.unet).requires_grad_(False)
         fused = device.type == "cuda"
@@ -104,41 +111,83 @@ class _Trainer:
     @property
     def adversarial(self) -> bool:
         """Whether the first third is over, which weights that have learned before don't need."""
-        return self.began_with is not None or self.step >= self.steps // 3
+        return self.former is not None or self.step >= self.steps // 3
+
+    @property
+    def turns(self) -> tuple[Kind, ...]:
+        """Whose step it is, over and over."""
+        return TURNS if self.former is None else FURTHER_TURNS
 
     def train_step(self, batch: Batch) -> dict[str, torch.Tensor]:
-        """One step of the generator and, after the first third, of its adversary; losses by name."""
-        alone = self.began_with is not None and self.step < min(ADVERSARY_ALONE, self.steps // 8)
-        half = torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda")
-        with half, torch.set_grad_enabled(not alone):
-            outputs = self._generate(batch)
-        losses = {} if alone else self._train_generator(outputs, batch)
-        # The adversary stays in float32: it is small, and spectral normalization mixes dtypes under autocast.
-        if self.adversarial:
-            losses |= self._train_discriminator(outputs.detach().float(), batch)
+        """One step of whose turn it is; losses by name."""
+        if self.former is not None and batch.kind is Kind.FACE:
+            losses = self._hold(batch, self.former)
+        else:
+            losses = self._learn(batch)
         self.step += 1
         self._average()
         return losses
 
-    def _train_generator(self, outputs: torch.Tensor, batch: Batch) -> dict[str, torch.Tensor]:
-        highest = LEARNING_RATE if self.began_with is None else FURTHER_LEARNING_RATE
-        for group in self.optimizer.param_groups:
-            group["lr"] = warm_cosine(self.step, self.steps, highest)
-        gradient, losses = self._gradient(outputs.detach(), batch)
-        self.optimizer.zero_grad(set_to_none=True)
-        outputs.backward(gradient.to(outputs.dtype))
-        losses["gradient_norm"] = nn.utils.clip_grad_norm_(self.unet.parameters(), 1.0)
-        self.optimizer.step()
+    def _learn(self, batch: Batch) -> dict[str, torch.Tensor]:
+        """One step of the generator and, after the first third, of its adversary."""
+        alone = self.former is not None and self.step < min(ADVERSARY_ALONE, self.steps // 8)
+        with self._half(), torch.set_grad_enabled(not alone):
+            outputs = self._completed(batch, *self._latents(batch))
+        losses: dict[str, torch.Tensor] = {}
+        if not alone:
+            gradient, losses = self._gradient(outputs.detach(), batch)
+            losses["gradient_norm"] = self._update(outputs, gradient)
+        # The adversary stays in float32: it is small, and spectral normalization mixes dtypes under autocast.
+        if self.adversarial:
+            losses |= self._train_discriminator(outputs.detach().float(), batch)
         return losses
 
-    def _generate(self, batch: Batch) -> torch.Tensor:
-        """Completed crops as in use: faces from pure noise or an earlier step's result, plates from their anchor."""
+    def _hold(self, batch: Batch, former: nn.Module) -> dict[str, torch.Tensor]:
+        """One step towards what a former UNet makes of the same latents."""
+        with self._half():
+            latents, timesteps = self._latents(batch)
+            with torch.no_grad(), self._with(former):
+                wanted = self._completed(batch, latents, timesteps).float()
+            outputs = self._completed(batch, latents, timesteps)
+        fixed = outputs.detach().float().requires_grad_(True)
+        losses = {
+            "pixel": reconstruction.masked_l1(fixed, wanted, batch.masks),
+            "edges": reconstruction.gradient_l1(fixed, wanted, batch.masks),
+        }
+        (gradient,) = torch.autograd.grad(losses["pixel"] + losses["edges"], fixed)
+        self._update(outputs, gradient)
+        return {f"held_{name}": loss.detach() for name, loss in losses.items()}
+
+    def _half(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda")
+
+    @contextlib.contextmanager
+    def _with(self, unet: nn.Module) -> Iterator[None]:
+        """The generator with another UNet."""
+        self.generator.unet = unet
+        try:
+            yield
+        finally:
+            self.generator.unet = self.unet
+
+    def _update(self, outputs: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+        """Follow a gradient at the outputs; returns the length of the weights' gradient."""
+        highest = LEARNING_RATE if self.former is None else FURTHER_LEARNING_RATE
+        for group in self.optimizer.param_groups:
+            group["lr"] = warm_cosine(self.step, self.steps, highest)
+        self.optimizer.zero_grad(set_to_none=True)
+        outputs.backward(gradient.to(outputs.dtype))
+        length = nn.utils.clip_grad_norm_(self.unet.parameters(), 1.0)
+        self.optimizer.step()
+        return length
+
+    def _latents(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """What completing begins with, and its timesteps: pure noise or an earlier step's result for faces, anchors."""
         generator, count = self.generator, len(batch.images)
         noise_rng = torch.Generator(self.device).manual_seed(seed_for(self.seed, "generator/noise", self.step))
         shape = generator.noise_shape(count, (batch.images.shape[2], batch.images.shape[3]))
         noise = torch.randn(shape, generator=noise_rng, device=self.device)
         rng = numpy_generator(self.seed, "generator/timestep", self.step)
-        condition = generator.condition(batch.images, batch.masks)
         if batch.anchors is not None:
             strengths = torch.from_numpy(rng.uniform(*PLATE_STRENGTHS, count)).to(self.device, non_blocking=True)
             timesteps = (strengths * LAST_TIMESTEP).round().long()
@@ -150,12 +199,19 @@ class _Trainer:
             latents, timesteps = noise, torch.full((count,), LAST_TIMESTEP, device=self.device)
             if rng.random() < 0.2:
                 # The later steps of a sampler that takes several: they start from what the first one made.
+                condition = generator.condition(batch.images, batch.masks)
                 with torch.no_grad():
                     clean = generator.predict_clean(latents, timesteps, condition, batch.kind).float()
                 timesteps = torch.full_like(timesteps, int(rng.choice([249, 499, 749])))
                 latents = generator.add_noise(
                     clean, torch.randn(shape, generator=noise_rng, device=self.device), timesteps
                 )
+        return latents, timesteps
+
+    def _completed(self, batch: Batch, latents: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        """Crops with what the generator makes of latents under their masks, as in use."""
+        generator = self.generator
+        condition = generator.condition(batch.images, batch.masks)
         clean = generator.predict_clean(latents, timesteps, condition, batch.kind)
         filled = generator.decode(clean.float())
         if batch.anchors is not None:
@@ -200,7 +256,7 @@ class _Trainer:
             yield "likeness", likeness.to_strangers(outputs, batch, self.recognizer, randomness)
 
     def _train_discriminator(self, fakes: torch.Tensor, batch: Batch) -> dict[str, torch.Tensor]:
-        penalize = self.step % R1_EVERY < len(TURNS)  # every kind has its turn, so all are penalized
+        penalize = self.step % R1_EVERY < len(self.turns)  # every kind has its turn, so all are penalized
         real = batch.images.detach().requires_grad_(penalize)
         real_scores = self.discriminator(real, batch.masks, batch.kind)
         fake_scores = self.discriminator(fakes, batch.masks, batch.kind)
@@ -278,7 +334,7 @@ def fit_generator(
             `likeness.to_strangers`; on the device that trains.
         batch_size: Crops a step.
         crops: How many of each kind are rendered; a face's is about 50 kB, a plate's 75 kB.
-        former: Weights of a former training to begin with in place of random ones.
+        former: Weights of a former training to begin with in place of random ones: plates learn further, faces stay.
 
     Returns:
         Facts for the weights' manifest: steps, seconds, and the pixel distances on held-out crops.
@@ -310,7 +366,7 @@ def _train_step(
     trainer: _Trainer, stores: Mapping[Kind, CropStore], batch_size: int
 ) -> dict[str, dict[str, torch.Tensor]]:
     """One step of whose turn it is; losses by kind."""
-    store = stores[TURNS[trainer.step % len(TURNS)]]
+    store = stores[trainer.turns[trainer.step % len(trainer.turns)]]
     twins = round(batch_size * TWIN_SHARE) if store.kind is Kind.FACE else 0
     batch = store.draw(batch_size, numpy_generator(trainer.seed, "generator/batch", trainer.step), twins)
     return {store.kind.value: trainer.train_step(batch)}

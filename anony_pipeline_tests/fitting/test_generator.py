@@ -156,9 +156,9 @@ def test_what_is_under_the_mask_is_never_an_input(work, kind):
     store = crop_store.CropStore(render_crops(work / "crops", count=COUNT, seed=0), kind, torch.device("cpu"))
     batch = store.draw(2, np.random.default_rng(0))
     with torch.no_grad():
-        first = trainer._generate(batch)
+        first = trainer._completed(batch, *trainer._latents(batch))
         batch.images = batch.images.masked_fill(batch.masks > 0.5, 0.77)
-        second = trainer._generate(batch)
+        second = trainer._completed(batch, *trainer._latents(batch))
     assert torch.equal(first, second)
 
 
@@ -168,7 +168,7 @@ def test_a_plate_learns_with_the_coarse_colors_of_its_anchor_as_it_keeps_them_in
     batch = store.draw(2, np.random.default_rng(0))
     batch.anchors = torch.tensor([0.8, -0.4, 0.1]).view(1, 3, 1, 1).expand_as(batch.images)
     with torch.no_grad():
-        made = trainer._generate(batch)
+        made = trainer._completed(batch, *trainer._latents(batch))
     inside = batch.masks.expand_as(made) > 0.5
     means = [made[:, channel][inside[:, channel]].mean().item() for channel in range(3)]
     assert means == pytest.approx([0.8, -0.4, 0.1], abs=0.05)
@@ -249,6 +249,21 @@ def test_training_goes_on_from_former_weights_once_their_adversary_knows_them(fi
     assert learned[0] == learned[1] == {"discriminator", "r1"}
     assert learned[2] >= {"pixel", "features", "adversary", "discriminator"}
     assert any(not torch.equal(value, before[name]) for name, value in trainer.unet.named_parameters())
+
+
+def test_a_further_training_holds_faces_to_what_the_former_weights_make_of_them(fit, work):
+    _, former = fit("former")
+    trainer = fitting._Trainer(16, 0, torch.device("cpu"), ArcFaceNet(), former)
+    store = crop_store.CropStore(render_crops(work / "crops", count=COUNT, seed=0), Kind.FACE, torch.device("cpu"))
+    batch = store.draw(2, np.random.default_rng(0))
+    assert trainer.train_step(batch) == {"held_pixel": 0, "held_edges": 0}
+    with torch.no_grad():
+        for parameter in trainer.unet.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.05)
+    trainer.step = 8  # after the rise of the learning rate
+    off = [float(trainer.train_step(batch)["held_pixel"]) for _ in range(6)]
+    assert 0 < off[-1] < 0.8 * off[0]
+    assert trainer.turns.count(Kind.PLATE) > trainer.turns.count(Kind.FACE) > 0
 
 
 @pytest.mark.slow
