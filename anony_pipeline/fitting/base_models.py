@@ -4,6 +4,7 @@ Each model is resumable, and a model that is made already is not made again. Wha
 lie beside the output, in ``<output>.work``, which can be removed afterwards.
 """
 
+import functools
 import json
 import math
 import platform
@@ -68,6 +69,7 @@ class Amounts:
     generator_faces: int = 40_000
     generator_plates: int = 13_000
     generator_batch: int = 64
+    further_steps: int = 2_400
     teacher_steps: int = 8_000
     teacher_batch: int = 256
     teacher_channels: tuple[int, ...] = teacher.CHANNELS
@@ -113,6 +115,7 @@ class Amounts:
             generator_faces=times(self.generator_faces, 40),
             generator_plates=times(self.generator_plates, 24),
             generator_batch=max(4, round(self.generator_batch * small)),
+            further_steps=taken(self.further_steps),
             teacher_steps=taken(self.teacher_steps),
             teacher_batch=max(4, round(self.teacher_batch * wide)),
             teacher_channels=tuple(max(32, round(channels * wide / 32) * 32) for channels in self.teacher_channels),
@@ -333,19 +336,7 @@ def _make_generator(shop: Workshop, name: str) -> Facts:
     network = weights.load_into(ArcFaceNet(), weights.load_safetensors(path), path)
     amounts, work = shop.amounts, shop.work / name
     count = {Kind.FACE: amounts.generator_faces, Kind.PLATE: amounts.generator_plates}
-    if shop.former is None:
-        begun = generator.fit_generator(
-            steps=amounts.generator_steps,
-            seed=SEED,
-            out=work / "begun",
-            work=work,
-            recognizer=network.to(shop.device),
-            batch_size=amounts.generator_batch,
-            crops=count,
-        )
-    else:
-        begun = _taken_over(shop.former, work / "begun")
-        network.to(shop.device)
+    begun = _begin_generator(shop, network.to(shop.device), work, count)
     crops = generator_crops.render_crops(work / "crops", count=count, seed=SEED)
     stores = {kind: CropStore(crops, kind, shop.device) for kind in Kind}
     flow = teacher.fit_teacher(
@@ -367,8 +358,7 @@ def _make_generator(shop: Workshop, name: str) -> Facts:
         chunks=(max(1, amounts.taught_faces // amounts.distillation_batch), amounts.distillation_batch),
     )
     if shop.former is not None:
-        average(work / "begun" / generator.SHIPPED_UNET, shop.output / generator.SHIPPED_UNET)
-        facts["share_of_the_former"] = SHARE_OF_THE_FORMER
+        facts |= average(work / "begun" / generator.SHIPPED_UNET, shop.output / generator.SHIPPED_UNET)
     # A picture for whoever made it; it is not shipped.
     (shop.output / distillation.PREVIEW).replace(shop.work / distillation.PREVIEW)
     return {
@@ -380,19 +370,41 @@ def _make_generator(shop: Workshop, name: str) -> Facts:
     }
 
 
-def average(former: Path, became: Path) -> None:
+def _begin_generator(shop: Workshop, network: nn.Module, work: Path, count: dict[Kind, int]) -> Facts:
+    """Make what the distillation goes on from: from nothing, or a former generator with better plates."""
+    fit = functools.partial(
+        generator.fit_generator,
+        seed=SEED,
+        out=work / "begun",
+        work=work,
+        recognizer=network,
+        batch_size=shop.amounts.generator_batch,
+        crops=count,
+    )
+    if shop.former is None:
+        return fit(steps=shop.amounts.generator_steps)
+    known, before = _taken_over(shop.former, work / "former"), work / "former" / generator.SHIPPED_UNET
+    facts = fit(steps=shop.amounts.further_steps, former=before)
+    return {**facts, "begun": known, **average(before, work / "begun" / generator.SHIPPED_UNET)}
+
+
+def average(former: Path, became: Path) -> Facts:
     """Replace a generator by the mean of its weights and of those that it began with, `SHARE_OF_THE_FORMER`.
 
     Args:
         former: Weights of before.
         became: Weights that training made of them; replaced.
+
+    Returns:
+        The share, for the manifest.
     """
     before, after = weights.load_safetensors(former), weights.load_safetensors(became)
     mean = {name: after[name].float().lerp(before[name].float(), SHARE_OF_THE_FORMER) for name in after}
     weights.save_half(became, weights.load_into(build_demo_unet(), mean, became))
+    return {"share_of_the_former": SHARE_OF_THE_FORMER}
 
 
-def _taken_over(former: Path, begun: Path) -> Facts:
+def _taken_over(former: Path, kept: Path) -> Facts:
     """Copy a former generator once, for the output may be where it lies; returns how it was made."""
     if not (file := former / generator.SHIPPED_UNET).is_file():
         raise ConfigError(
@@ -401,12 +413,12 @@ def _taken_over(former: Path, begun: Path) -> Facts:
             got=former,
             do=f"name a folder with {generator.SHIPPED_UNET}, or none to begin from nothing",
         )
-    if not (begun / generator.SHIPPED_UNET).exists():
+    if not (kept / generator.SHIPPED_UNET).exists():
         manifest = former / manifests.NAME
         models = json.loads(manifest.read_text())["models"] if manifest.exists() else {}
-        atomic.write_json(begun / "made.json", models.get("generator", {}))
-        atomic.write_bytes(begun / generator.SHIPPED_UNET, file.read_bytes())
-    return json.loads((begun / "made.json").read_text())
+        atomic.write_json(kept / "made.json", models.get("generator", {}))
+        atomic.write_bytes(kept / generator.SHIPPED_UNET, file.read_bytes())
+    return json.loads((kept / "made.json").read_text())
 
 
 MAKERS: dict[str, Callable[[Workshop, str], Facts]] = {
@@ -441,8 +453,8 @@ def make_all(
         only: Names of `MAKERS`; None makes all. Files of models that are not named stay as they are.
         progress: Shows how far it is.
         pace: Until when, and how.
-        former: A folder of weights whose generator the new one goes on from, with a teacher of its own; None begins
-            from nothing.
+        former: A folder of weights whose generator the new one goes on from: its plates learn further, and its faces
+            from a teacher of their own; None begins from nothing.
 
     Returns:
         The manifest: ``format``, ``models`` (how each was made and how well it does on what it has never seen) and

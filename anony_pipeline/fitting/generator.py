@@ -71,6 +71,9 @@ LATER = {
     Kind.FACE: Mix(pixel=0.2, edges=0.1, features=0.6, adversary=0.5, likeness=0.15),
     Kind.PLATE: Mix(pixel=1.0, edges=0.5, features=0.4, adversary=0.2, likeness=0.0),
 }
+FURTHER = Mix(pixel=0.4, edges=0.3, features=0.6, adversary=0.6, likeness=0.0)
+"""Of plates that learn further from former weights: distances to one photograph, which no anchor meets to the pixel,
+had made their strokes soft."""
 TURNS = (Kind.FACE, Kind.PLATE)
 """Whose step it is. Plates stay as they become here; one blurred face for all noises is soon learned, and unlearned
 later."""
@@ -225,7 +228,8 @@ class _Trainer:
         2021, equation 7, do it at the last layer: then a weight means the same in every phase and for every kind.
         """
         outputs = fixed.float().requires_grad_(True)
-        mix = LATER[batch.kind] if self.adversarial else BEGINNING
+        later = LATER[batch.kind] if self.former is None else FURTHER
+        mix = later if self.adversarial else BEGINNING
         losses = {"pixel": reconstruction.masked_l1(outputs, batch.images, batch.masks)}
         reference = torch.autograd.grad(losses["pixel"], outputs)[0]
         length, total = reference.norm(), mix.pixel * reference

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import pytest
@@ -6,7 +7,9 @@ import torch
 from anony_pipeline.errors import ConfigError
 from anony_pipeline.fitting import base_models
 from anony_pipeline.models import weights
+from anony_pipeline.models.recognizer import ArcFaceNet
 from anony_pipeline.storage import manifests
+from anony_pipeline.structures.regions import Kind
 
 
 @pytest.fixture
@@ -82,6 +85,23 @@ def test_what_goes_on_from_a_former_generator_ends_halfway(tmp_path):
     assert any(not torch.equal(former[name], became[name]) for name in now)
 
 
+def test_a_generator_that_goes_on_begins_with_the_mean_of_the_former_and_of_further_plates(tmp_path):
+    shipped, work = weights.SHIPPED / base_models.generator.SHIPPED_UNET, tmp_path / "generator"
+    amounts = dataclasses.replace(base_models.Amounts().scaled(1e-6), further_steps=16, generator_batch=2)
+    shop = base_models.Workshop(tmp_path, tmp_path, amounts, torch.device("cpu"), former=weights.SHIPPED)
+    facts = base_models._begin_generator(shop, ArcFaceNet(), work, dict.fromkeys(Kind, 4))
+    assert facts["steps"] == 16
+    assert facts["share_of_the_former"] == base_models.SHARE_OF_THE_FORMER
+    assert facts["began_with_sha256"] == manifests.sha256_of(shipped)
+    assert facts["begun"] == json.loads((weights.SHIPPED / manifests.NAME).read_text())["models"]["generator"]
+    trained = torch.load(work / base_models.generator.STATE, weights_only=True)["ema"]
+    before, now = (weights.load_safetensors(file) for file in (shipped, work / "begun" / shipped.name))
+    for name, tensor in now.items():
+        halfway = (before[name].float() + trained[name].half().float()) / 2
+        torch.testing.assert_close(tensor.float(), halfway, rtol=2**-11, atol=2**-24)
+    assert any(not torch.equal(before[name], now[name]) for name in now)
+
+
 def test_a_former_folder_without_a_generator_is_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"no generator to go on from[\s\S]*former[\s\S]*generator_unet"):
         base_models._taken_over(tmp_path, tmp_path / "begun")
@@ -106,7 +126,7 @@ def test_a_hundredth_of_the_data_takes_a_tenth_of_the_steps():
     data = ("people", "plates", "scenes", "generator_faces", "generator_plates")
     assert [getattr(small, name) * 100 for name in data] == [getattr(whole, name) for name in data]
     steps = [name for name in vars(whole) if name.endswith("_steps")]
-    assert len(steps) == 8
+    assert len(steps) == 9
     assert [getattr(small, name) * 10 for name in steps] == [getattr(whole, name) for name in steps]
 
 
