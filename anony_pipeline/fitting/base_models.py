@@ -63,7 +63,7 @@ class Amounts:
     recognizer_batch: int = 512
     reader_steps: int = 6000
     held_out_reader_steps: int = 12_000
-    detector_steps: int = 1000
+    detector_steps: int = 2_800
     feature_steps: int = 10_000
     generator_steps: int = 6_000
     generator_faces: int = 40_000

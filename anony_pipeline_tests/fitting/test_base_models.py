@@ -87,10 +87,10 @@ def test_what_goes_on_from_a_former_generator_ends_halfway(tmp_path):
 
 def test_a_generator_that_goes_on_begins_with_the_mean_of_the_former_and_of_further_plates(tmp_path):
     shipped, work = weights.SHIPPED / base_models.generator.SHIPPED_UNET, tmp_path / "generator"
-    amounts = dataclasses.replace(base_models.Amounts().scaled(1e-6), further_steps=16, generator_batch=2)
+    amounts = dataclasses.replace(base_models.Amounts().scaled(1e-6), further_steps=4, generator_batch=2)
     shop = base_models.Workshop(tmp_path, tmp_path, amounts, torch.device("cpu"), former=weights.SHIPPED)
     facts = base_models._begin_generator(shop, ArcFaceNet(), work, dict.fromkeys(Kind, 4))
-    assert facts["steps"] == 16
+    assert facts["steps"] == 4
     assert facts["share_of_the_former"] == base_models.SHARE_OF_THE_FORMER
     assert facts["began_with_sha256"] == manifests.sha256_of(shipped)
     assert facts["begun"] == json.loads((weights.SHIPPED / manifests.NAME).read_text())["models"]["generator"]
