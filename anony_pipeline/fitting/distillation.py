@@ -9,11 +9,10 @@ the teacher's eyes, at noisy pictures (Sauer et al., Fast High-Resolution Image 
 Diffusion Distillation, 2024). The last two are sharp. Plates stay what the generator made of them before.
 """
 
-import contextlib
 import copy
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +24,7 @@ from torch import nn
 from anony_pipeline.fitting import likeness
 from anony_pipeline.fitting import teacher as teachers
 from anony_pipeline.fitting.crop_store import Batch, CropStore
-from anony_pipeline.fitting.generator import PLATE_STRENGTHS, demo_generator, warm_cosine
+from anony_pipeline.fitting.generator import PLATE_STRENGTHS, demo_generator, warm_cosine, with_unet
 from anony_pipeline.fitting.loop import take_steps
 from anony_pipeline.fitting.teacher import FlowNet
 from anony_pipeline.losses import adversarial, reconstruction
@@ -196,7 +195,7 @@ class Student:
     def further_step(self, batch: Batch, noise: torch.Tensor) -> dict[str, torch.Tensor]:
         """A later step of a sampler of several: it begins with what a first one made, and stays near it."""
         rng = numpy_generator(self.seed, "distillation/timestep", self.step)
-        with torch.no_grad(), self._with(self.ema):
+        with torch.no_grad(), with_unet(self.generator, self.ema):
             first = self.made(batch, noise)
         timesteps = torch.full((len(noise),), int(rng.choice(FURTHER_TIMESTEPS)), device=self.device)
         anew = self.noise("distillation/further", self.step, batch)
@@ -222,7 +221,7 @@ class Student:
                 clean = generator.predict_clean(latents, timesteps, condition, Kind.PLATE)
             return with_coarse_of(anchors, generator.decode(clean.float()), batch.masks)
 
-        with torch.no_grad(), self._with(self.former):
+        with torch.no_grad(), with_unet(self.generator, self.former):
             wanted = filled()
         outputs = filled()
         losses = {
@@ -231,15 +230,6 @@ class Student:
         }
         self._update((losses["pixel"] + losses["edges"]).backward)
         return {name: loss.detach() for name, loss in losses.items()}
-
-    @contextlib.contextmanager
-    def _with(self, unet: nn.Module) -> Iterator[None]:
-        """The generator with another UNet."""
-        self.generator.unet = unet
-        try:
-            yield
-        finally:
-            self.generator.unet = self.unet
 
     def _learn(
         self, outputs: torch.Tensor, fixed: torch.Tensor, weighted: dict[str, tuple[float, torch.Tensor]], batch: Batch
@@ -473,12 +463,12 @@ def validate(student: Student, taught: Pairs, plates: CropStore, preview: Path) 
     noises = [student.noise("distillation/validation", number, faces) for number in range(2)]
     with torch.compiler.set_stance("force_eager"):  # for these few shapes nothing is worth compiling
         wanted = [taught.completed(faces, noise) for noise in noises]
-        with student._with(student.ema):
+        with with_unet(student.generator, student.ema):
             made = [student.made(faces, noise).clamp(-1, 1) for noise in noises]
         noise = student.noise("distillation/validation", 2, drawn)
         with_plates = []
         for unet in (student.former, student.ema):
-            with student._with(unet):
+            with with_unet(student.generator, unet):
                 filled = student.generator.fill(
                     drawn.images, drawn.masks, Kind.PLATE, noise=noise, anchors=drawn.anchors
                 )

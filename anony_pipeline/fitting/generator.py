@@ -149,7 +149,7 @@ class _Trainer:
         """One step towards what a former UNet makes of the same latents."""
         with self._half():
             latents, timesteps = self._latents(batch)
-            with torch.no_grad(), self._with(former):
+            with torch.no_grad(), with_unet(self.generator, former):
                 wanted = self._completed(batch, latents, timesteps).float()
             outputs = self._completed(batch, latents, timesteps)
         fixed = outputs.detach().float().requires_grad_(True)
@@ -163,15 +163,6 @@ class _Trainer:
 
     def _half(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda")
-
-    @contextlib.contextmanager
-    def _with(self, unet: nn.Module) -> Iterator[None]:
-        """The generator with another UNet."""
-        self.generator.unet = unet
-        try:
-            yield
-        finally:
-            self.generator.unet = self.unet
 
     def _update(self, outputs: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
         """Follow a gradient at the outputs; returns the length of the weights' gradient."""
@@ -301,6 +292,16 @@ class _Trainer:
         self.step = state["step"]
         for name in ("unet", "ema", "discriminator", "optimizer", "adversary"):
             getattr(self, name).load_state_dict(state[name])
+
+
+@contextlib.contextmanager
+def with_unet(generator: Generator, unet: nn.Module) -> Iterator[None]:
+    """A generator with another UNet for a while."""
+    own, generator.unet = generator.unet, unet
+    try:
+        yield
+    finally:
+        generator.unet = own
 
 
 def demo_generator() -> Generator:
