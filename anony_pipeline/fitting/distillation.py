@@ -49,9 +49,10 @@ WHO, KEPT = 0.5, 0.3
 """Of following in who it is, and of staying near a first step's face in a further one."""
 POOLED = 4
 MATCH, PASS = 2.0, 1.0
-BEGIN, WHOLE = 0.2, 0.5
-"""Shares of the training before which nothing is matched or passed, and from which on all is: a density of what is
-made, and a critic of it, must be learned first, and whose noise is whose is hardly learned any more afterwards."""
+BEGIN, WHOLE = 0.1, 0.4
+"""Shares of the steps after those that follow alone: before the first nothing is matched or passed, from the second on
+all is. A density of what is made, and a critic of it, must be learned first, and whose noise is whose is hardly learned
+any more afterwards."""
 MATCHED_TIMES, CRITIC_TIMES = (0.02, 0.98), (0.02, 0.7)
 CRITIC_LEARNING_RATE = 2e-4
 FURTHER_SHARE = 0.15
@@ -107,6 +108,19 @@ class Guides(NamedTuple):
     recognizer: nn.Module
 
 
+class Steps(NamedTuple):
+    """How many steps there are.
+
+    Attributes:
+        alone: The first ones, which follow and are neither matched nor passed: no network of the teacher's size
+            computes in them.
+        sharpened: All others.
+    """
+
+    alone: int
+    sharpened: int
+
+
 class Student:
     """All that learns, and one step of it.
 
@@ -118,7 +132,7 @@ class Student:
         device: That trains.
     """
 
-    def __init__(self, guides: Guides, former: Path, steps: int, seed: int, device: torch.device) -> None:
+    def __init__(self, guides: Guides, former: Path, steps: Steps, seed: int, device: torch.device) -> None:
         torch.manual_seed(seed_for(seed, "distillation/weights"))
         self.steps, self.seed, self.device, self.step = steps, seed, device, 0
         self.began_with = manifests.sha256_of(former)
@@ -153,7 +167,8 @@ class Student:
     @property
     def sharpness(self) -> float:
         """How much of matching and passing is in force, from 0 to 1."""
-        return min(1.0, max(0.0, (self.step / self.steps - BEGIN) / (WHOLE - BEGIN)))
+        share = (self.step - self.steps.alone) / max(1, self.steps.sharpened)
+        return min(1.0, max(0.0, (share - BEGIN) / (WHOLE - BEGIN)))
 
     def half(self) -> torch.autocast:
         """bfloat16 on a GPU."""
@@ -234,7 +249,7 @@ class Student:
     def _learn(
         self, outputs: torch.Tensor, fixed: torch.Tensor, weighted: dict[str, tuple[float, torch.Tensor]], batch: Batch
     ) -> dict[str, torch.Tensor]:
-        """Follow the gradients of weighted losses of the outputs, each of one length; match and pass.
+        """Follow the gradients of weighted losses of the outputs, each of one length; then match and pass as well.
 
         Args:
             outputs: ``(N, 3, H, W)`` with the generator's graph.
@@ -247,13 +262,14 @@ class Student:
         for weight, loss in weighted.values():
             total += weight * _of_length(torch.autograd.grad(loss, fixed)[0], length)
         losses = {name: loss for name, (_, loss) in weighted.items()}
-        direction, losses["pass"], losses["critic"] = self._passing(fixed, batch)
-        if self.sharpness > 0:
+        if self.step >= self.steps.alone:
+            direction, losses["pass"], losses["critic"] = self._passing(fixed, batch)
+            losses["score"] = self._train_score(fixed.detach(), batch)
             total += PASS * self.sharpness * _of_length(direction, length)
+        if self.sharpness > 0:
             direction, losses["match"] = self._matching(fixed.detach(), batch)
             total += MATCH * self.sharpness * _of_length(direction, length)
         self._update(lambda: outputs.backward(total))
-        losses["score"] = self._train_score(fixed.detach(), batch)
         return {name: loss.detach() for name, loss in losses.items()}
 
     def _passing(self, outputs: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -319,7 +335,7 @@ class Student:
 
     def _update(self, backward: Callable[[], None]) -> None:
         for group in self.optimizer.param_groups:
-            group["lr"] = warm_cosine(self.step, self.steps, LEARNING_RATE)
+            group["lr"] = warm_cosine(self.step, sum(self.steps), LEARNING_RATE)
         self.optimizer.zero_grad(set_to_none=True)
         backward()
         nn.utils.clip_grad_norm_(self.unet.parameters(), 1.0)
@@ -333,9 +349,9 @@ class Student:
 
     def state(self) -> dict[str, Any]:
         """Everything that the next step depends on."""
-        return {"step": self.step, **{name: getattr(self, name) for name in self._ASKED}} | {
-            name: getattr(self, name).state_dict() for name in self._PARTS
-        }
+        asked = {name: getattr(self, name) for name in self._ASKED}
+        learned = {name: getattr(self, name).state_dict() for name in self._PARTS}
+        return {"step": self.step, **asked, "steps": tuple(self.steps), **learned}
 
     def resume(self, state: Mapping[str, Any]) -> None:
         """Go on where `state` was taken, if it is of this training."""
@@ -397,7 +413,7 @@ def distill(
     stores: Mapping[Kind, CropStore],
     *,
     former: Path,
-    steps: int,
+    steps: Steps,
     seed: int,
     out: Path,
     work: Path,
@@ -422,10 +438,11 @@ def distill(
     store, plates = stores[Kind.FACE], stores[Kind.PLATE]
     student = Student(guides, former, steps, seed, store.device)
     taught = Pairs(student, store, chunks, work)
-    take_steps("the taught generator", student, steps, lambda: train_step(student, taught, plates), work / STATE)
+    take_steps("the taught generator", student, sum(steps), lambda: train_step(student, taught, plates), work / STATE)
     weights.save_half(out / SHIPPED_UNET, student.ema)
     return {
-        "distillation_steps": steps,
+        "following_steps": steps.alone,
+        "distillation_steps": steps.sharpened,
         "distillation_seconds_of_last_slice": round(time.monotonic() - begin, 1),
         "distillation_batch_size": taught.chunk,
         "teacher_parameters": sum(p.numel() for p in guides.teacher.parameters()),

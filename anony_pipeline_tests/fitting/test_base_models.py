@@ -126,7 +126,7 @@ def test_a_hundredth_of_the_data_takes_a_tenth_of_the_steps():
     data = ("people", "plates", "scenes", "generator_faces", "generator_plates")
     assert [getattr(small, name) * 100 for name in data] == [getattr(whole, name) for name in data]
     steps = [name for name in vars(whole) if name.endswith("_steps")]
-    assert len(steps) == 9
+    assert len(steps) == 10
     assert [getattr(small, name) * 10 for name in steps] == [getattr(whole, name) for name in steps]
 
 

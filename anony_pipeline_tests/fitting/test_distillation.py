@@ -36,7 +36,8 @@ def former(tmp_path_factory):
 @pytest.fixture
 def student(former):
     torch.manual_seed(0)
-    return distillation.Student(distillation.Guides(FlowNet(TINY), ArcFaceNet()), former, steps=8, seed=0, device=CPU)
+    guides = distillation.Guides(FlowNet(TINY), ArcFaceNet())
+    return distillation.Student(guides, former, steps=distillation.Steps(0, 8), seed=0, device=CPU)
 
 
 def test_matching_moves_what_is_made_to_where_the_teacher_makes_more(student, stores):
@@ -109,10 +110,31 @@ def test_a_critic_counts_the_places_that_touch_a_mask():
 
 
 def test_what_is_blurred_goes_as_what_is_sharp_comes(student):
-    student.steps, found = 100, []
-    for student.step in (0, 20, 35, 50, 99):
+    student.steps, found = distillation.Steps(50, 100), []
+    for student.step in (0, 49, 60, 75, 90, 149):
         found.append(student.sharpness)
-    assert found == pytest.approx([0, 0, 0.5, 1, 1])
+    assert found == pytest.approx([0, 0, 0, 0.5, 1, 1])
+
+
+def test_the_first_steps_follow_alone_and_ask_no_critic(student, stores, tmp_path):
+    """Of a size that the rest has, they would take several times as long."""
+    student.steps = distillation.Steps(4, 8)
+    pairs = distillation.Pairs(student, stores[Kind.FACE], (2, 2), tmp_path)
+    asked = [value.clone() for net in (student.score, student.critic) for value in net.parameters()]
+
+    def take(count):
+        learned = [distillation.train_step(student, pairs, stores[Kind.PLATE]) for _ in range(count)]
+        now = [value for net in (student.score, student.critic) for value in net.parameters()]
+        return {name for losses in learned for name in (losses.get("faces") or {})}, [
+            torch.equal(*both) for both in zip(asked, now, strict=True)
+        ]
+
+    followed, kept = take(4)
+    assert followed == {"fine", "coarse", "who"}
+    assert all(kept)
+    followed, kept = take(8)
+    assert followed == {"fine", "coarse", "who", "pass", "critic", "score", "match"}
+    assert not any(kept)
 
 
 def test_every_weight_learns_to_follow_and_the_teacher_stays(student, stores, tmp_path):
@@ -137,7 +159,7 @@ def test_who_a_face_is_follows_the_teacher(student, stores, tmp_path, monkeypatc
     monkeypatch.setattr(distillation, "BEGIN", 2.0)
     monkeypatch.setattr(distillation, "WHOLE", 3.0)
     batch, noise, followed = distillation.Pairs(student, stores[Kind.FACE], (1, 4), tmp_path)[0]
-    student.steps = 1000
+    student.steps = distillation.Steps(0, 1000)
     off = []
     for student.step in [7] * 6:  # the same place and coarseness of what the recognizer sees
         off.append(student.face_step(batch, noise, followed)["who"].item())
@@ -147,7 +169,7 @@ def test_who_a_face_is_follows_the_teacher(student, stores, tmp_path, monkeypatc
 def test_another_recognizers_training_is_not_gone_on_from(student, former):
     torch.manual_seed(1)
     guides = distillation.Guides(student.teacher, ArcFaceNet())
-    other = distillation.Student(guides, former, steps=8, seed=0, device=CPU)
+    other = distillation.Student(guides, former, steps=student.steps, seed=0, device=CPU)
     state = student.state()
     state["step"] = 3
     other.resume(state)
@@ -188,7 +210,7 @@ def test_a_stopped_run_resumes_to_the_same_weights_bit_for_bit(stores, former, t
             distillation.Guides(FlowNet(TINY), ArcFaceNet()),
             stores,
             former=former,
-            steps=5,
+            steps=distillation.Steps(2, 3),
             seed=0,
             out=work,
             work=work,
