@@ -62,7 +62,8 @@ JUDGED = {"seed": 1, "people": 80, "scenes": 150}
 HALVES = 60
 """Random halves of the images, the same in all rows."""
 
-LONG = ["training.max_steps=200"]
+LONG_STEPS = 200
+LONG = [f"training.max_steps={LONG_STEPS}"]
 ROWS: dict[str, list[str]] = {
     "demo": [],
     # A rate of next to nothing leaves the base model as it is, and the detector too.
@@ -84,7 +85,7 @@ ROWS: dict[str, list[str]] = {
     "id_0.25": ["loss.id_suppress_weight=0.25"],
     "id_1": ["loss.id_suppress_weight=1.0"],
     "id_10": ["loss.id_suppress_weight=10"],
-    # The discriminator begins with random weights and knows nothing after forty steps: what it is worth shows later.
+    # The discriminator begins with random weights and knows nothing after few steps: what it is worth shows later.
     "long": LONG,
     "long_no_adv": [*LONG, "loss.adv_weight=0"],
     "long_adv_0.1": [*LONG, "loss.adv_weight=0.1"],
@@ -544,7 +545,7 @@ PAGE_TEXT = """\
 Made by `python -m benchmarks.ablation`, not by hand. Each row is the demo with something changed ({trainings} a row; {device}), judged by judges
 that are in no loss on {faces} faces and {plates} plates of {images} images that nobody was trained on, on given boxes and without verification. Intervals are of
 95 % and paired: rows have their images, their batches and their noise in common. Of {lines} true lines one may well miss by chance. {alone}The demo
-trains for 40 steps, `long` rows for 200: what a setting does in a longer run on other data may differ.{since}
+trains for {steps} steps, `long` rows for {long}: what a setting does in a longer run on other data may differ.{since}
 
 ## The plan's tuning table
 
@@ -601,6 +602,8 @@ def page(result: dict[str, Any]) -> str:
     return PAGE_TEXT.format(
         **next(iter(rows.values()))["judged"],
         trainings=trainings,
+        steps=result["made_with"]["steps"],
+        long=LONG_STEPS,
         device=", ".join(result["devices"]),
         lines=len(lines),
         alone="With one seed\nthey say nothing about another training run. " if counts[0] == 1 else "",
@@ -656,6 +659,7 @@ def made_with() -> dict[str, Any]:
     return {
         "weights": loading.fingerprint(json.dumps(weights.shipped_manifest()["files"], sort_keys=True)),
         "settings": loading.fingerprint(settings, streets),
+        "steps": config.training.max_steps,
         "judged": JUDGED,
     }
 
