@@ -74,7 +74,7 @@ class Amounts:
     teacher_batch: int = 256
     teacher_channels: tuple[int, ...] = teacher.CHANNELS
     taught_faces: int = 38_400
-    following_steps: int = 6_000
+    following_steps: int = 5_000
     distillation_steps: int = 6_000
     distillation_batch: int = 128
     batch: int = 256
