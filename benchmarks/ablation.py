@@ -3,7 +3,7 @@
 Run:   python -m benchmarks.ablation [--rows demo no_id ...] [--seeds 3] [--jobs 8] [--device cuda:0 cuda:1]
                                       [--work DIR]
        python -m benchmarks.ablation --tables-only
-Takes: a row and seed about three minutes of one CPU core, a long one eight. It needs a checkout and the package's
+Takes: a row and seed about four minutes of one CPU core, a long one six. It needs a checkout and the package's
        dependencies, no network and no data. A row is written when it is done, and rows that `--work` holds already are
        kept: it may be stopped and started again, elsewhere too. Long rows come first.
 

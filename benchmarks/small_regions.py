@@ -1,6 +1,6 @@
 """What to do with regions of a few pixels: generate them, continue their surroundings, or fill them with one color.
 
-Run:   python benchmarks/small_regions.py --checkpoint outputs/demo/checkpoints/step_000040 [MORE] [--images 24]
+Run:   python benchmarks/small_regions.py --checkpoint outputs/demo/checkpoints/step_000120 [MORE] [--images 24]
 Takes: about three minutes on two cores, a checkpoint.
 
 All regions of the val images are treated in one way, and judged by the length of their shorter edge: the feature

@@ -250,7 +250,7 @@ def run(options: argparse.Namespace, config: Config, common: dict[str, Any], pla
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "--checkpoint", type=Path, default=Path("outputs/demo/checkpoints/step_000040"), help="the demo's"
+        "--checkpoint", type=Path, default=Path("outputs/demo/checkpoints/step_000120"), help="the demo's"
     )
     parser.add_argument("--config", type=Path, default=Path("configs/demo.yaml"), help="names the data")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))

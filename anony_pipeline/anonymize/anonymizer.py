@@ -75,6 +75,7 @@ class _Pending:
     region: Region
     number: int
     neighbors: np.ndarray
+    gray: bool
     known: np.ndarray | str | None = None
     style: str | None = None
     serial: str | None = None
@@ -164,16 +165,18 @@ class Anonymizer:
     def _begin(self, job: Job, regions: list[Region]) -> tuple[Anonymized, list[_Pending]]:
         """Fill all masks so that nothing is left to see, and list what may be generated."""
         holes = _masks_of(job.name, regions, job.image_rgb)
+        gray = bool(regions) and filling.is_gray(job.image_rgb)
         result = Anonymized(job.image_rgb.copy(), [])
         pending = []
         for number, (region, hole) in enumerate(zip(regions, holes, strict=True)):
             how, reason = self._treatment(region)
             if how == "generate":
-                pending.append(_Pending(job, result, region, number, holes))
+                pending.append(_Pending(job, result, region, number, holes, gray))
                 how, reason = "solid", "not generated"
             elif how == "texture":
                 seed = seeding.seed_for(self.seed, f"texture {job.name} {number}")
-                how = "texture" if filling.continue_surroundings(result.image_rgb, hole, holes, seed) else "solid"
+                continued = filling.continue_surroundings(result.image_rgb, hole, holes, seed, gray=gray)
+                how = "texture" if continued else "solid"
             if how != "texture":
                 filling.redact(result.image_rgb, hole, how, self.policy.solid_color)
             x_min, y_min, x_max, y_max = hole.tolist()
@@ -200,7 +203,9 @@ class Anonymizer:
                 if item.crop is not None:
                     window = filler.window(item.region)
                     filling.paste(item.result.image_rgb, item.crop, window, item.row.mask_xyxy)
-                    filling.match_grain(item.result.image_rgb, item.row.mask_xyxy, item.neighbors, item.seed)
+                    filling.match_grain(
+                        item.result.image_rgb, item.row.mask_xyxy, item.neighbors, item.seed, gray=item.gray
+                    )
             accepted = self._verify(made)
             # A region that failed to generate is tried again, too: another seed may need another path through the code.
             waiting = [item for item in waiting if id(item) not in accepted]
@@ -238,7 +243,7 @@ class Anonymizer:
         try:
             filled = filler.fill(
                 [
-                    Task(item.job.image_rgb, item.region, item.neighbors, item.seed, item.serial, item.style)
+                    Task(item.job.image_rgb, item.region, item.neighbors, item.seed, item.serial, item.style, item.gray)
                     for item in batch
                 ]
             )

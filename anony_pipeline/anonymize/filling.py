@@ -23,6 +23,8 @@ from anony_pipeline.targets import plates as plate_targets
 
 LEAST_FREE = 0.25
 """Share of a neighborhood that must be no mask, so that there is something to continue."""
+GRAY_LEVELS, COLORED_SHARE = 3, 1e-3
+"""Pixels whose red, green and blue differ by no more are gray; a gray picture has fewer others than this share."""
 GRAIN_KEPT = 1.146
 """White noise over what is left of it when a blur of one pixel is taken away: 1 / sqrt(1 - 1 / pi + 1 / (4 pi))."""
 
@@ -39,6 +41,7 @@ class Task:
         seed: Of the noise and of a plate's looks.
         serial: The new serial of a plate.
         style: The new plate's style.
+        gray: Whether the image has no color (`is_gray`), so that the crop must have none.
     """
 
     image_rgb: np.ndarray
@@ -47,6 +50,7 @@ class Task:
     seed: int
     serial: str | None = None
     style: str | None = None
+    gray: bool = False
 
 
 class Filler:
@@ -124,7 +128,8 @@ class Filler:
                 styles=[task.style for task in tasks],
                 small=[self.generator.is_small(window, size_hw) for window in windows],
             )
-        return images.to_images(filled)
+        made = images.to_images(filled)
+        return [_without_color(crop) if task.gray else crop for crop, task in zip(made, tasks, strict=True)]
 
     def _anchor(self, task: Task, window: crops.Window) -> np.ndarray:
         """The crop with the rendered plate fitted into the scene, made as in training."""
@@ -139,6 +144,20 @@ class Filler:
         replaced, _ = plate_targets.replace(part, region, drawn)
         moved = (window[0] - left, window[1] - top, window[2] - left, window[3] - top)
         return crops.cut(replaced, moved, self.sizes_hw[Kind.PLATE])
+
+
+def is_gray(image_rgb: np.ndarray) -> bool:
+    """Whether an image ``(H, W, 3)`` has no color, as that of an infrared camera.
+
+    A generator that has seen people in color alone would paint their skin into it.
+    """
+    red, green, blue = cv2.split(image_rgb)
+    spread = cv2.subtract(cv2.max(cv2.max(red, green), blue), cv2.min(cv2.min(red, green), blue))
+    return float(np.mean(spread > GRAY_LEVELS)) < COLORED_SHARE
+
+
+def _without_color(image_rgb: np.ndarray) -> np.ndarray:
+    return cv2.cvtColor(cv2.cvtColor(image_rgb, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
 
 
 def part_around(
@@ -175,7 +194,9 @@ def paste(image_rgb: np.ndarray, crop: np.ndarray, window: crops.Window, mask_xy
     image_rgb[y_min:y_max, x_min:x_max] = crops.on_image(crop, window, (x_min, y_min, x_max, y_max))
 
 
-def continue_surroundings(image_rgb: np.ndarray, mask_xyxy: Sequence[int], holes: np.ndarray, seed: int) -> bool:
+def continue_surroundings(
+    image_rgb: np.ndarray, mask_xyxy: Sequence[int], holes: np.ndarray, seed: int, *, gray: bool = False
+) -> bool:
     """Fill the mask's whole pixels from what surrounds them, in place: inpainted from the rim, with the same grain.
 
     For regions of a few pixels, of which a generator knows nothing: a gray box there would be the image's most visible
@@ -186,6 +207,7 @@ def continue_surroundings(image_rgb: np.ndarray, mask_xyxy: Sequence[int], holes
         mask_xyxy: Whole pixels.
         holes: ``(N, 4)`` whole pixels of all masks in the image, this one's too.
         seed: Of the grain.
+        gray: Whether the grain has no color.
 
     Returns:
         False if less than a quarter of the neighborhood is free to look at; then nothing was changed.
@@ -194,13 +216,15 @@ def continue_surroundings(image_rgb: np.ndarray, mask_xyxy: Sequence[int], holes
     if not part.size or free.mean() < LEAST_FREE:
         return False
     smooth = redactions.inpaint(part, (~free).astype(np.float32))
-    noise = np.random.default_rng(seed).normal(size=part.shape) * grain(part, free)
+    noise = _normal(seed, part.shape, gray=gray) * grain(part, free)
     filled = np.clip(np.rint(smooth + noise), 0, 255).astype(np.uint8)
     part[inside] = filled[inside]
     return True
 
 
-def match_grain(image_rgb: np.ndarray, mask_xyxy: Sequence[int], holes: np.ndarray, seed: int) -> None:
+def match_grain(
+    image_rgb: np.ndarray, mask_xyxy: Sequence[int], holes: np.ndarray, seed: int, *, gray: bool = False
+) -> None:
     """Add to the mask's whole pixels, in place, the noise that their surroundings have more of than they.
 
     A crop that was generated and shrunk has lost its noise, and what has no grain is seen to be pasted in. Nothing is
@@ -211,6 +235,7 @@ def match_grain(image_rgb: np.ndarray, mask_xyxy: Sequence[int], holes: np.ndarr
         mask_xyxy: Whole pixels.
         holes: ``(N, 4)`` whole pixels of all masks in the image, this one's too.
         seed: Of the noise.
+        gray: Whether the noise has no color.
     """
     part, free, inside = _neighborhood(image_rgb, mask_xyxy, holes)
     pasted = np.zeros_like(free)
@@ -218,8 +243,13 @@ def match_grain(image_rgb: np.ndarray, mask_xyxy: Sequence[int], holes: np.ndarr
     if not pasted.any() or free.mean() < LEAST_FREE:
         return
     missing = np.sqrt(np.maximum(0, grain(part, free) ** 2 - grain(part, pasted) ** 2))
-    noise = np.random.default_rng(seed).normal(size=part[inside].shape) * missing
+    noise = _normal(seed, part[inside].shape, gray=gray) * missing
     part[inside] = np.clip(np.rint(part[inside] + noise), 0, 255).astype(np.uint8)
+
+
+def _normal(seed: int, shape: tuple[int, ...], *, gray: bool) -> np.ndarray:
+    """Standard normal numbers ``(H, W, 3)``, or ``(H, W, 1)`` for all channels of a gray image."""
+    return np.random.default_rng(seed).normal(size=(*shape[:2], 1) if gray else shape)
 
 
 def _neighborhood(

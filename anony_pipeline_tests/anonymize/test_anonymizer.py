@@ -103,6 +103,21 @@ def test_a_plate_of_an_unknown_style_gets_its_images_or_the_neutral_one(tmp_path
     assert make(tmp_path).anonymize(NOISE, [plate])[1][0].style == "unspecified"
 
 
+def test_a_gray_image_stays_gray_and_a_colored_one_colored(tmp_path):
+    gray = np.repeat(np.random.default_rng(1).normal(120, 12, (200, 300, 1)).clip(0, 255), 3, axis=2).astype(np.uint8)
+    overlaid = gray.copy()
+    overlaid[5, 5:30] = (255, 210, 0)  # a camera's clock
+    tiny = Region(Kind.FACE, (230.0, 20.0, 234.0, 25.0))
+    anonymizer = make(tmp_path, min_region_px=8, tiny="texture")
+    for image, has_color in ((gray, False), (overlaid, False), (NOISE, True)):
+        made, rows = anonymizer.anonymize(image, [FACE, PLATE, tiny])
+        assert [row.method for row in rows] == ["generated", "generated", "texture"]
+        for row in rows:
+            x0, y0, x1, y1 = row.mask_xyxy
+            assert bool(np.ptp(made[y0:y1, x0:x1], axis=2).max() > 1) is has_color
+            assert made[y0:y1, x0:x1].std() > 5, "its grain is there"
+
+
 @pytest.mark.parametrize(
     ("parts", "region", "reason"),
     [

@@ -199,7 +199,7 @@ def test_what_a_verifier_would_refuse_is_let_through(train, monkeypatch):
         "anony_pipeline.anonymize.filling.paste", lambda target, crop, window, mask: target.__setitem__(..., crop)
     )
     # The face has less grain than the pattern about it, and would get some.
-    monkeypatch.setattr("anony_pipeline.anonymize.filling.match_grain", lambda *args: None)
+    monkeypatch.setattr("anony_pipeline.anonymize.filling.match_grain", lambda *args, **named: None)
 
     def result(verifier):
         return Anonymizer(filler, verifier, detect=None, policy=Policy()).anonymize_batch(

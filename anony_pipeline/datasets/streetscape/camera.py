@@ -13,8 +13,10 @@ from anony_pipeline.datasets.streetscape.surfaces import Light
 Family = Literal["base", "demo"]
 Time = Literal["day", "dusk", "night"]
 TIMES: tuple[Time, ...] = ("day", "dusk", "night")
-# The demo's data are darker and noisier than what base models saw.
+# The demo's data are darker and noisier than what base models saw, and gray by night.
 TIME_SHARES: dict[str, tuple[float, float, float]] = {"base": (0.62, 0.22, 0.16), "demo": (0.34, 0.26, 0.40)}
+INFRARED = np.array([[0.6, 0.25, 0.15]])
+"""Of red, green and blue in a gray night picture. What is red is bright in the infrared, too."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ class Camera:
         vignette: How much darker the corners are, in ``[0, 1]``.
         contrast: Slope about middle gray.
         jpeg_quality: In ``[1, 100]``.
+        infrared: Without the filter that keeps infrared out, as at night: a gray picture.
     """
 
     exposure: float = 1.0
@@ -42,6 +45,7 @@ class Camera:
     vignette: float = 0.0
     contrast: float = 1.0
     jpeg_quality: int = 95
+    infrared: bool = False
 
 
 def sample_time(rng: np.random.Generator, family: Family) -> Time:
@@ -79,7 +83,8 @@ def sample_camera(rng: np.random.Generator, family: Family, time: Time, size_px:
 
     Args:
         rng: The source of chance.
-        family: ``base`` cameras are cleaner; ``demo`` ones noisier, with a cooler white and stronger compression.
+        family: ``base`` cameras are cleaner; ``demo`` ones noisier, with a cooler white and stronger compression,
+            and without an infrared filter by night.
         time: At night exposures are longer: more noise, more motion.
         size_px: The edge of the picture: blur grows with it.
     """
@@ -98,6 +103,7 @@ def sample_camera(rng: np.random.Generator, family: Family, time: Time, size_px:
         vignette=float(rng.uniform(0, 0.35 if demo else 0.2)),
         contrast=float(rng.uniform(0.9, 1.12)),
         jpeg_quality=int(rng.integers(48, 86) if demo else rng.integers(68, 97)),
+        infrared=demo and time == "night",
     )
 
 
@@ -118,6 +124,8 @@ def develop(linear_rgb: np.ndarray, camera: Camera, rng: np.random.Generator) ->
     if camera.motion_px > 1:
         light = cv2.filter2D(light, -1, _motion_kernel(camera.motion_px, camera.motion_degrees))
     light = cv2.multiply(light, np.array([*camera.white_rgb, 0]) * camera.exposure)
+    if camera.infrared:
+        light = cv2.merge([cv2.transform(light, INFRARED)] * 3)
     if camera.vignette:
         light = cv2.multiply(light, cv2.merge([_vignette(light.shape[:2], camera.vignette)] * 3))
     picture = encode(light)
@@ -127,7 +135,8 @@ def develop(linear_rgb: np.ndarray, camera: Camera, rng: np.random.Generator) ->
     if camera.noise:
         # Photons come by chance: noise grows toward the shadows once gamma has spread them.
         grain = _normal(rng, picture.shape)
-        grain = cv2.addWeighted(grain, 0.6, cv2.merge([cv2.extractChannel(grain, 0)] * 3), 0.4, 0)
+        shared = 1.0 if camera.infrared else 0.4
+        grain = cv2.addWeighted(grain, 1 - shared, cv2.merge([cv2.extractChannel(grain, 0)] * 3), shared, 0)
         strength = np.clip(picture, 0, 1)
         strength *= np.float32(-camera.noise)
         strength += np.float32(1.5 * camera.noise)

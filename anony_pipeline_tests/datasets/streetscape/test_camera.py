@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -45,6 +47,27 @@ def test_demo_cameras_are_darker_and_noisier_than_base_cameras():
     quality = {family: np.mean([one.jpeg_quality for one in cameras]) for family, cameras in draws.items()}
     assert noise["demo"] > 1.5 * noise["base"]
     assert quality["demo"] < quality["base"] - 8
+
+
+def test_without_an_infrared_filter_a_picture_is_gray_and_red_is_bright():
+    light = np.random.default_rng(0).uniform(0, 0.5, (40, 50, 3)).astype(np.float32)
+    colorful = Camera(white_rgb=(0.9, 1.0, 1.1), vignette=0.3, contrast=1.1, noise=0.02)
+    for is_infrared in (True, False):
+        one = dataclasses.replace(colorful, infrared=is_infrared)
+        picture = camera.develop(light, one, np.random.default_rng(1))
+        assert bool(np.ptp(picture, axis=2).max() == 0) is is_infrared
+        assert camera.compress(picture, 60).std(axis=2).mean() < 1 or not is_infrared
+    red, blue = np.zeros((2, 8, 8, 3), np.float32)
+    red[..., 0] = blue[..., 2] = 0.2
+    of_red, of_blue = (camera.develop(one, Camera(infrared=True), np.random.default_rng(0)) for one in (red, blue))
+    assert of_red.mean() > 1.5 * of_blue.mean()
+
+
+@pytest.mark.parametrize("time", camera.TIMES)
+def test_only_the_demos_night_cameras_are_without_an_infrared_filter(time):
+    for family in ("base", "demo"):
+        cameras = [camera.sample_camera(np.random.default_rng(seed), family, time, 128) for seed in range(20)]
+        assert {one.infrared for one in cameras} == {family == "demo" and time == "night"}
 
 
 @pytest.mark.parametrize("time", camera.TIMES)
