@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from anony_pipeline.anonymize import filling
 from anony_pipeline.anonymize.anonymizer import Anonymizer
 from anony_pipeline.anonymize.loading import load_anonymizer
 from anony_pipeline.config import loading
@@ -24,8 +25,6 @@ ROOT = Path(__file__).parents[1]
 SHEET = ROOT / "docs" / "images" / "scenes.jpg"
 LAYOUTS = ("widerface", "pp4av")
 WIDTH_PX = 480
-GRAY = 2.0
-"""The mean spread of red, green and blue below which a picture has no color; JPEG adds a little."""
 
 
 def main() -> None:
@@ -47,7 +46,7 @@ def shown(config: Config) -> Iterator[tuple[dict, np.ndarray]]:
     for record in unified.images:
         if record["id"] in with_faces:
             picture = images.read(unified.image_file(record))
-            if picture.std(axis=2).mean() < GRAY:
+            if filling.is_gray(picture):
                 yield record, picture
                 return
 
